@@ -1,0 +1,1 @@
+"""What an engine can do: profiles, latency laws, interpolation, quality gates. Pure: no I/O, no clock, no log."""

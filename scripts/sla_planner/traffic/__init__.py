@@ -1,0 +1,1 @@
+"""What asks: recorded traces, synthetic patterns, and the one streaming client."""
