@@ -115,5 +115,21 @@ class Observation:
 
 def unknown_traffic(at_s: float, window_s: float, why: str) -> TrafficWindow:
     """A window in which nothing could be measured."""
-    quantity = Quantity.unknown(why)
-    return TrafficWindow(at_s, window_s, *([quantity] * 14))
+    unknown = Quantity.unknown(why)
+    return TrafficWindow(
+        at_s=at_s,
+        window_s=window_s,
+        request_rate_rps=unknown,
+        isl_tokens=unknown,
+        osl_tokens=unknown,
+        ttft_ms=unknown,
+        itl_ms=unknown,
+        request_duration_s=unknown,
+        completed_requests=unknown,
+        in_flight_requests=unknown,
+        ttft_attained=unknown,
+        itl_attained=unknown,
+        queued_prefill_requests=unknown,
+        running_decode_requests=unknown,
+        kv_usage=unknown,
+    )
