@@ -67,7 +67,7 @@ def _role(document: Mapping[str, Any]) -> RoleDecision:
 
 
 def _traffic(document: Mapping[str, Any]) -> TrafficWindow:
-    fields = {}
+    fields: dict[str, Any] = {}
     for key, value in document.items():
         if key in ("isl_lengths", "osl_lengths"):
             fields[key] = None if value is None else _lengths(value)
