@@ -63,8 +63,10 @@ def _replace(target: Path, data: bytes) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
+    """Make the rename durable. Some network file systems refuse this; the content is in place by now all the same."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
