@@ -1,1 +1,1 @@
-"""What a person looks at: plots, the self-contained page, terminal tables. The only room that knows matplotlib."""
+"""What a person looks at: pictures, one HTML page, the terminal. Everything here returns text or bytes; writing files is the caller's part."""
