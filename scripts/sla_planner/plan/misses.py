@@ -1,0 +1,124 @@
+"""The share of requests that miss the promise on N workers at a given load: a curve of the utilisation r = load / N, not a threshold.
+
+Prefill. The work ahead of an arriving prompt is a queue served at rate 1 with arriving work r. In heavy traffic it is Brownian motion with drift
+-(1 - r) and variance per second v, reflected at zero (Kingman 1961; Harrison 1985, section 1.8). Starting empty, after s seconds
+
+    P(wait > t) = F((-t - (1-r) s) / sqrt(v s)) + exp(-2 (1-r) t / v) F((-t + (1-r) s) / sqrt(v s))            F = normal cdf
+    v           = r * (E[S^2] / E[S] + (d - 1) E[S])
+
+with S the prefill work of a prompt and d the index of dispersion of arrivals. The miss share is that probability averaged over the first
+`SPELL_S` seconds of the load, at t = promise - own service. Own service is a batch's: while a batch of length b is served, r*b of work arrives,
+so b = a + r*b = a / (1 - r) for a fixed overhead a, at most a full batch. Past r = 1 the first exponent changes sign and the same formula
+describes a backlog that builds up. Load is divided over the workers; no gain from pooling is assumed, because on recorded traffic there is none
+(bursts belong to clients and grow with them).
+
+Decode. A batch that arriving work r keeps alive settles where arrivals and completions balance. With z = share of the promise's headroom in use,
+ITL = c0 + z (I - c0), and requests that step faster leave sooner:
+
+    z(r) = r c0 / (I - r (I - c0))        z(1) = 1; no balance, so z is unbounded, for r >= I / (I - c0)
+
+What is promised is a request's mean ITL over its life. The mean of the batch over one residence has relative variance 2/3 d / n (n = requests in
+the batch; occupancy of an M/G/infinity queue whose correlation lasts one residence), so
+
+    miss share = F((z - 1) / sqrt(2/3 d z / n))           n = 1 / batch share of one request
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from sla_planner.plan.work import RequestWork
+
+SPELL_S = 15.0  # how long a load lasts on average before the planner sees the next one
+DISPERSION = 1.5  # variance over mean of arrivals in a second; recorded LLM traffic has 1.2 to 3.7
+UTILISATION = np.linspace(0.0, 3.0, 121)  # grid of r; linear in between
+Curve = npt.NDArray[np.float64]  # miss share (0..1) at UTILISATION, non-decreasing
+
+
+def prefill_miss_curve(work: RequestWork) -> Curve:
+    """Share of requests whose TTFT exceeds `work.ttft_target_ms`, at each utilisation of UTILISATION."""
+    return _prefill_curve(
+        *(_rounded(value) for value in (work.prefill_s, work.prefill_s2, work.prefill_overhead_s, work.full_batch_s)), work.ttft_target_ms
+    )
+
+
+def decode_miss_curve(work: RequestWork) -> Curve:
+    """Share of requests whose mean ITL exceeds `work.itl_target_ms`, at each utilisation of UTILISATION."""
+    return _decode_curve(work.fixed_step_ms, work.itl_target_ms, _rounded(work.batch_share))
+
+
+def miss_share(curve: Curve, load: npt.NDArray[np.floating] | float, workers: int) -> npt.NDArray[np.float64]:
+    """The curve at `load` worker-seconds/s on `workers` workers; any shape of `load`. Everything is missed without a worker."""
+    if workers <= 0:
+        return np.where(np.asarray(load) > 0, 1.0, 0.0)
+    step = UTILISATION[1]
+    position = np.minimum(np.maximum(np.asarray(load) / (workers * step), 0.0), len(curve) - 1.001)
+    below = position.astype(np.intp)
+    shares: npt.NDArray[np.float64] = curve[below] + (position - below) * (curve[below + 1] - curve[below])
+    return shares
+
+
+def highest_load(curve: Curve, share: float) -> float:
+    """The largest utilisation whose miss share is at most `share`."""
+    return float(UTILISATION[max(int(np.searchsorted(curve, share, side="right")) - 1, 0)])
+
+
+def _rounded(value: float) -> float:
+    """Three significant digits: near enough for a curve, and lets a drifting mix share one."""
+    return float(f"{value:.3g}")
+
+
+@lru_cache(maxsize=4096)
+def _prefill_curve(mean_s: float, second_s2: float, overhead_s: float, full_batch_s: float, target_ms: float) -> Curve:
+    shares = []
+    variance_per_load = second_s2 / mean_s + (DISPERSION - 1) * mean_s
+    for r in UTILISATION:
+        batch_s = full_batch_s if r >= 1 else min(full_batch_s, overhead_s / (1 - r))
+        slack_s = target_ms / 1000 - max(batch_s, mean_s)
+        shares.append(_waiting_share(float(r), slack_s, variance_per_load * float(r)))
+    return _monotone(shares)
+
+
+def _waiting_share(r: float, slack_s: float, variance: float) -> float:
+    """P(wait > slack) averaged over a spell that starts with an empty queue."""
+    if slack_s <= 0:
+        return 1.0
+    if variance <= 0:
+        return 0.0
+    total, moments = 0.0, 16
+    for k in range(moments):
+        elapsed_s = SPELL_S * (k + 0.5) / moments
+        spread = math.sqrt(variance * elapsed_s)
+        drift_s = (1 - r) * elapsed_s
+        reflected = math.exp(min(-2 * (1 - r) * slack_s / variance, 700.0))
+        total += _normal_cdf((-slack_s - drift_s) / spread) + reflected * _normal_cdf((-slack_s + drift_s) / spread)
+    return min(total / moments, 1.0)
+
+
+@lru_cache(maxsize=4096)
+def _decode_curve(fixed_ms: float, target_ms: float, batch_share: float) -> Curve:
+    shares = []
+    for r in UTILISATION:
+        room_ms = target_ms - r * (target_ms - fixed_ms)
+        if room_ms <= 0:
+            shares.append(1.0)
+        elif r <= 0:
+            shares.append(0.0)
+        else:
+            z = r * fixed_ms / room_ms
+            shares.append(_normal_cdf((z - 1) / math.sqrt(2 / 3 * DISPERSION * z * batch_share)))
+    return _monotone(shares)
+
+
+def _monotone(shares: list[float]) -> Curve:
+    curve: Curve = np.maximum.accumulate(np.array(shares))
+    curve.flags.writeable = False
+    return curve
+
+
+def _normal_cdf(x: float) -> float:
+    return 0.5 * math.erfc(-x / math.sqrt(2))

@@ -1,0 +1,185 @@
+"""Risk sizing: the number of workers that costs least when a missed promise has a price.
+
+For one role let m(N) be the requests per second expected to miss the promise with N workers. It joins two things: how far load has been seen to rise
+within one start-up (`jumps`: possible loads u with weights and request rates q_u) and what N workers lose at a load (`misses`: the curve phi):
+
+    m(N) = sum over u of weight_u * q_u * phi(u / N)
+
+A worker costs its GPUs every second; an avoided miss is worth `price` GPU-seconds. Then
+
+    keep     argmin_N  g N + price m(N)                  with u = the highest load within the horizon
+    launch   argmin_N  g N (1 + S / 60) + price m'(N)    with u = loads a worker launched now arrives in time for; the factor pays its start-up S
+    need   = launch                        when that is more than what runs or is on its way
+             max(launch, min(running, keep))     otherwise
+
+so that a worker is harder to get than to hold. Three corrections follow, each of which can only raise the need:
+
+    drain    a queue of B worker-seconds makes every arriving request miss until it is gone. Holding N extra workers for S + 60 s costs g N (S + 60)
+             and shortens that to B / N:  N = load / 0.9 + sqrt(price q B / (g (S + 60))), at most 3 load + 1
+    batch    decode: the requests that are running already need running * batch share workers
+    dip      do not release below the 30 % quantile of the needs of the last 13 horizons: a lull is not a trend
+
+Price. A request of this model costs w GPU-seconds (both roles); an avoided miss is worth `PRICE[role]` times that, in proportion to how strict the
+promise is (1 % allowed misses = 1) and to what is left of the error budget: with e = (misses - allowed) / (allowed in 24 h), times
+exp(2.5 e) clipped to [0.5, 8]. The aim is a little stricter than the promise (`AIM`), because one setting scatters between days.
+
+Source: policy study on recorded days of LLM traffic; the structure is its best policy, prices are re-expressed per GPU-second of a request so that
+they mean the same for an 8 B and a 400 B model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sla_planner.plan.decision import Reason, Role
+from sla_planner.plan.jumps import JumpMemory, Rises
+from sla_planner.plan.misses import Curve, highest_load, miss_share
+
+PRICE = {Role.PREFILL: 100.0, Role.DECODE: 25.0}
+LAUNCH_AMORTISED_S = 60.0
+BUDGET_GAIN = 2.5
+BUDGET_CLIP = (0.5, 8.0)
+AIM = 0.7  # share of the allowed misses that the price loop steers to
+BACKLOG_S = 0.3  # worker-seconds of queue per ready worker that count as a backlog
+DRAIN_UTILISATION_MISSES = 0.2
+DIP_QUANTILE = 0.3
+DIP_HORIZONS = 13
+CELLS = 512  # possible loads are summed in so many equal cells before sizes are compared
+
+
+@dataclass(frozen=True, slots=True)
+class RoleLoad:
+    """One role now. Loads in worker-seconds/s; `backlog_s` worker-seconds waiting; `batch_workers` workers that the running batch needs (decode)."""
+
+    role: Role
+    level: float
+    rate_rps: float
+    ready: int
+    coming: int
+    gpus_per_worker: int
+    backlog_s: float = 0.0
+    batch_workers: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """How far ahead a decision reaches."""
+
+    startup_s: float
+    interval_s: float
+
+    @property
+    def intervals(self) -> int:
+        return max(math.ceil((self.startup_s + self.interval_s) / self.interval_s), 1)
+
+    @property
+    def dip_intervals(self) -> int:
+        return DIP_HORIZONS * self.intervals
+
+
+@dataclass(frozen=True, slots=True)
+class RiskNeed:
+    """`workers` before limits; `undipped` is the same without the dip floor, and is what later intervals remember. `miss_share` of the
+    horizon's requests at that size, `miss_share_below` with one worker fewer."""
+
+    workers: int
+    undipped: int
+    reason: Reason
+    explanation: str
+    miss_share: float
+    miss_share_below: float
+    high_load: float  # 99 % of the possible highest loads lie below
+
+
+def price_gpu_s(role: Role, request_gpu_s: float, attainment: float, budget_used: float) -> float:
+    """GPU-seconds that one avoided miss is worth. `budget_used`: e of the module docstring."""
+    loop = min(max(math.exp(min(BUDGET_GAIN * budget_used, 50.0)), BUDGET_CLIP[0]), BUDGET_CLIP[1])
+    return PRICE[role] * request_gpu_s * 0.01 / (1 - attainment) * loop
+
+
+def budget_used(misses: float, requests: float, requests_per_day: float, attainment: float) -> float:
+    """How far the misses so far are above what the promise allows, in days' worth of allowance (negative: below)."""
+    allowed = AIM * (1 - attainment)
+    return (misses - allowed * requests) / max(allowed * requests_per_day, 1e-9)
+
+
+def risk_need(load: RoleLoad, memory: JumpMemory, curve: Curve, price: float, horizon: Horizon, past_needs: tuple[int, ...]) -> RiskNeed:
+    """The size of one role under the price rule. `past_needs`: `undipped` of earlier intervals, newest last."""
+    keep_rises = memory.keep(load.level, load.rate_rps, horizon.intervals)
+    launch_rises = memory.launch(load.level, load.rate_rps, horizon.intervals)
+    keep = cheapest(keep_rises, curve, load.gpus_per_worker, price)
+    launch = cheapest(launch_rises, curve, load.gpus_per_worker * (1 + horizon.startup_s / LAUNCH_AMORTISED_S), price)
+    workers = launch if launch > load.coming else max(launch, min(load.coming, keep))
+    reason = Reason.LOAD_UP if workers > load.coming else Reason.STEADY if workers == load.coming else Reason.LOAD_DOWN
+    notes = []
+
+    if (drained := _drain(load, curve, price, horizon.startup_s)) > workers:
+        workers, reason = drained, Reason.BACKLOG
+        notes.append(f"{load.backlog_s:.1f} worker-seconds are queued")
+    if (batch := math.ceil(load.batch_workers - 0.05)) > workers:
+        workers, reason = batch, Reason.BACKLOG
+        notes.append(f"the running batch alone needs {load.batch_workers:.2f} workers")
+    undipped = workers
+    dip = _dip_floor(past_needs, horizon.dip_intervals)
+    if workers < dip:
+        workers, reason = min(dip, max(load.coming, workers)), Reason.STEADY
+        notes.append(f"{dip} were needed for most of the last {horizon.dip_intervals * horizon.interval_s / 60:.0f} min")
+    here, below = (_missed(keep_rises, curve, n) for n in (workers, workers - 1))
+    high = keep_rises.quantile(0.99)
+    text = f"load {load.level:.2f} workers, rises to {high:.2f} within {horizon.startup_s + horizon.interval_s:.0f} s seen"
+    text += f"; {workers} lose {here:.2%} of requests, {workers - 1} would lose {below:.2%}" if workers > 0 else ""
+    return RiskNeed(workers, undipped, reason, "; ".join([text, *notes]), here, below, high)
+
+
+def cheapest(rises: Rises, curve: Curve, worker_cost: float, price: float) -> int:
+    """argmin over N of worker_cost * N + price * (misses per second with N workers)."""
+    loads, stakes = _cells(rises)
+    best, best_cost, workers = 0, math.inf, 0
+    step = max(1, int(loads[-1] / 64))  # a fleet of hundreds is first searched in strides
+    while worker_cost * workers < best_cost:
+        cost = worker_cost * workers + price * float(stakes @ miss_share(curve, loads, workers))
+        if cost < best_cost:
+            best, best_cost = workers, cost
+        workers += step
+    for workers in range(max(best - step + 1, 0), best + step):
+        cost = worker_cost * workers + price * float(stakes @ miss_share(curve, loads, workers))
+        if cost < best_cost:
+            best, best_cost = workers, cost
+    return best
+
+
+def _cells(rises: Rises) -> tuple[np.ndarray, np.ndarray]:
+    """Possible loads and the requests/s at stake in each, summed in CELLS equal cells (upper edges: never understated)."""
+    low, high = max(float(rises.load.min()), 0.0), max(float(rises.load.max()), 1e-6)
+    width = max((high - low) / CELLS, 1e-9)
+    index = np.clip(np.ceil((rises.load - low) / width), 0, CELLS).astype(np.intp)
+    stake = np.repeat((rises.weight * rises.rate_rps / rises.load.shape[1])[:, None], rises.load.shape[1], axis=1)
+    stakes = np.bincount(index.ravel(), weights=stake.ravel(), minlength=CELLS + 1)
+    return low + width * np.arange(CELLS + 1), stakes
+
+
+def _missed(rises: Rises, curve: Curve, workers: int) -> float:
+    """Expected share of the horizon's requests that miss."""
+    at_stake = float(rises.weight @ rises.rate_rps)
+    if at_stake <= 0:
+        return 0.0
+    return float((rises.weight * rises.rate_rps) @ miss_share(curve, rises.load, workers).mean(axis=1)) / at_stake
+
+
+def _drain(load: RoleLoad, curve: Curve, price: float, startup_s: float) -> int:
+    if load.backlog_s <= BACKLOG_S * max(load.ready, 1):
+        return 0
+    backlog_s = load.backlog_s + (load.level - load.ready) * startup_s
+    if backlog_s <= 0:
+        return 0
+    extra = math.sqrt(price * load.rate_rps * backlog_s / (load.gpus_per_worker * (startup_s + LAUNCH_AMORTISED_S)))
+    wanted = load.level / highest_load(curve, DRAIN_UTILISATION_MISSES) + extra
+    return math.ceil(min(wanted, 3 * load.level + 1))
+
+
+def _dip_floor(past_needs: tuple[int, ...], intervals: int) -> int:
+    recent = sorted(past_needs[-intervals:])
+    return recent[int(DIP_QUANTILE * (len(recent) - 1))] if recent else 0
