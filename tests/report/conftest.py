@@ -8,24 +8,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from sla_planner.plan.decision import Decision, Prediction, Reason, Role, RoleDecision
 from sla_planner.plan.observation import Observation, Quantity, WorkerCounts, unknown_traffic
 from sla_planner.plan.record import Tick
 from sla_planner.plan.settings import Sla
-from sla_planner.report.run import Requests, Row, RoleUse, RunReport, WorkerSamples
+from sla_planner.report.run import Requests, RoleUse, Row, RunReport, WorkerSamples
 
 START_S = 1_750_000_000.0
 
 
-def make_decision(
-    role: Role, current: int, desired: int, reason: Reason = Reason.STEADY, explanation: str = "the need equals what runs"
-) -> RoleDecision:
+STEADY = "the need equals what runs"
+
+
+def make_decision(role: Role, current: int, desired: int, reason: Reason = Reason.STEADY, explanation: str = STEADY) -> RoleDecision:
     return RoleDecision(role, current, desired, desired, reason, explanation)
 
 
-def make_tick(
-    at_s: float, prefill: tuple[int, int], decode: tuple[int, int], reason: Reason = Reason.STEADY, explanation: str = "the need equals what runs"
-) -> Tick:
+def make_tick(at_s: float, prefill: tuple[int, int], decode: tuple[int, int], reason: Reason = Reason.STEADY, explanation: str = STEADY) -> Tick:
     """A tick `at_s` seconds into the run that takes each role from the first count to the second."""
     traffic = replace(
         unknown_traffic(START_S + at_s, 1.0, "no samples"),
@@ -107,7 +107,7 @@ def _ticks(fine: np.ndarray, asked_p: np.ndarray, asked_d: np.ndarray, ready_p: 
         words = {
             Reason.LOAD_UP: f"load {load[i]:.1f} -> {load[i] * 1.4:.1f} requests/s, jump seen 3 times today",
             Reason.LOAD_DOWN: "the survivors hold the promise and the grace period is over",
-            Reason.STEADY: "the need equals what runs",
+            Reason.STEADY: STEADY,
         }[reason]
         tick = make_tick(float(fine[i]), (before[0], after[0]), (before[1], after[1]), reason, words)
         seen = Observation(tick.observation.traffic, WorkerCounts(int(ready_p[i])), WorkerCounts(int(ready_d[i])))

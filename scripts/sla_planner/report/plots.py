@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,12 +37,12 @@ matplotlib.use("Agg")
 DPI = 200
 WIDTH_IN = 8.0
 ROW_IN = 0.84  # one panel of the stacked picture
-INK, MUTED, FAINT = "#24292f", "#6b7480", "#d5dae0"
+INK, MUTED, FAINT, SAVED = "#24292f", "#6b7480", "#d5dae0", "#eef1f4"
 LOAD, TOKENS = "#8c96a3", "#aa5f8d"
 MISS = "#d55e00"
 COLOUR = {Role.PREFILL: "#0072b2", Role.DECODE: "#009e73"}
 ROUND = [1, 2, 2.5, 5, 10]  # tick steps
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "text.color": INK,
@@ -161,7 +162,7 @@ def _figure(report: RunReport, panels: Sequence[Callable[[Axes, RunReport], None
             bottom=foot_in / height_in,
             hspace=gap_in / row_in,
         )
-        axes = [figure.add_subplot(cell) for cell in grid]
+        axes = [figure.add_subplot(grid[row]) for row in range(len(panels))]
         for ax, panel in zip(axes, panels, strict=True):
             panel(ax, report)
             ax.set_xlim(0, report.duration_s / unit.seconds)
@@ -221,7 +222,7 @@ def _workers_panel(ax: Axes, report: RunReport, role: Role) -> None:
     )
     ax.step(times / unit, asked, where="post", color=INK, linewidth=1.0, label="asked for by the planner")
     peak = report.use(role).peak_workers
-    ax.fill_between(fleet.t_s / unit, there, np.maximum(there, peak), step="post", color="#f1f3f5", linewidth=0, label="saved")
+    ax.fill_between(fleet.t_s / unit, there, np.maximum(there, peak), step="post", color=SAVED, linewidth=0, label="saved")
     ax.axhline(peak, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
     ax.annotate(f"{peak} for\nthe peak", (1.0, peak), xycoords=ax.get_yaxis_transform(), **_BESIDE, color=MUTED)
     top = max(1.0, peak, *asked, *there) * 1.3
@@ -233,7 +234,7 @@ def _workers_panel(ax: Axes, report: RunReport, role: Role) -> None:
     _legend(ax)
 
 
-_BESIDE = {"xytext": (4, 0), "textcoords": "offset points", "fontsize": 6.8, "va": "center", "annotation_clip": False}
+_BESIDE: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "fontsize": 6.8, "va": "center", "annotation_clip": False}
 
 
 def _mark_changes(ax: Axes, report: RunReport, role: Role, top: float) -> None:

@@ -8,10 +8,10 @@ steps       (t, value) pairs, each value holding until the next t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sla_planner.plan.decision import Role
 from sla_planner.report.run import Floats, RunReport, of_role, workers_of
@@ -89,8 +89,8 @@ def asked_steps(report: RunReport, role: Role) -> tuple[Floats, Floats]:
     return np.array(times, dtype=float), np.array([*counts, counts[-1]], dtype=float)
 
 
-def _held(t_s: Sequence[float] | Floats, ready: Sequence[int] | Floats, starting: Sequence[int] | Floats, end_s: float) -> FleetSteps:
-    if len(t_s) == 0:
-        return FleetSteps(np.empty(0), np.empty(0), np.empty(0))
-    held = [np.append(values, values[-1]).astype(float) for values in (ready, starting)]
-    return FleetSteps(np.append(t_s, max(end_s, t_s[-1])).astype(float), *held)
+def _held(t_s: ArrayLike, ready: ArrayLike, starting: ArrayLike, end_s: float) -> FleetSteps:
+    times, *counts = (np.asarray(values, dtype=float) for values in (t_s, ready, starting))
+    if len(times) == 0:
+        return FleetSteps(times, *counts)
+    return FleetSteps(np.append(times, max(end_s, times[-1])), *(np.append(values, values[-1]) for values in counts))
