@@ -1,0 +1,220 @@
+"""The planner's settings: `PlannerConfig` for the process, one `TargetConfig` per served model.
+
+The flags of the seed documents keep their spelling and meaning. What Dynamo's planner also accepts but the algorithm never used (`--isl`, `--osl`)
+is accepted and ignored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, Strict, model_validator
+
+from sla_planner.config import Config, Rejected, Setting
+from sla_planner.errors import UsageError
+from sla_planner.plan.settings import PlanSettings, Predictor, RoleLimits, Sizing, Sla
+
+SECONDS_BELOW_MS = 0.5  # nobody promises half a millisecond; somebody writes half a second
+
+
+def _milliseconds(value: float) -> float:
+    if 0 < value <= SECONDS_BELOW_MS:
+        raise Rejected(f"{value:g} ms looks like seconds", hint=f"use {value * 1000:g} for {value:g} s")
+    return value
+
+
+def _http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or not url.isprintable() or " " in url:
+        raise ValueError
+    return url
+
+
+def _virtual_target(text: str) -> str:
+    scheme, _, rest = text.partition(":")
+    if scheme == "file" and rest and text.isprintable():
+        return text
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme == "etcd" and bool(parts.hostname) and bool(parts.port) and not parts.path.strip("/")
+    except ValueError:
+        valid = False
+    if not valid or not text.isprintable():
+        raise ValueError
+    return text
+
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Milliseconds = Annotated[float, AfterValidator(_milliseconds), Field(gt=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+LoosePath = Annotated[Path, Strict(False)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+VirtualTarget = Annotated[str, AfterValidator(_virtual_target)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+HTTP = "an http:// or https:// URL"
+FROM_PROFILE = "from the profile"
+
+
+class TargetConfig(Config):
+    """One served model: what is promised, what may be used, where its metrics are and what is scaled."""
+
+    name: Annotated[Name, Setting("name of the target in logs, metrics and state", allowed="letters, digits, dot, _ and -, at most 63")] = "default"
+
+    ttft: Annotated[Milliseconds, Setting("promised time to first token", unit="ms", flags=("--ttft-target",))] = 500.0
+    itl: Annotated[Milliseconds, Setting("promised inter-token latency", unit="ms", flags=("--itl-target",))] = 50.0
+    attainment: Annotated[Share, Setting("share of requests that the promise is made to")] = 0.99
+    isl: Annotated[Positive | None, Setting("accepted for compatibility, unused: prompt lengths are observed", unit="tokens")] = None
+    osl: Annotated[Positive | None, Setting("accepted for compatibility, unused: output lengths are observed", unit="tokens")] = None
+
+    adjustment_interval: Annotated[Positive, Setting("time between decisions", unit="s")] = 15.0
+    startup_s: Annotated[NotNegative, Setting("time from asking for a worker to its first request", unit="s")] = 120.0
+    grace_s: Annotated[
+        NotNegative | None, Setting("a smaller need must have lasted this long before workers leave", unit="s", default="start-up + interval")
+    ] = None
+    sizing: Annotated[
+        Sizing, Strict(False), Setting("size by the mean load, or by the load that workers carry within the promise and the jumps seen")
+    ] = Sizing.RISK
+    load_predictor: Annotated[Predictor, Strict(False), Setting("how the load of the next interval is forecast")] = Predictor.EWMA
+    load_prediction_window_size: Annotated[AtLeastOne, Setting("past intervals that arima and prophet look at")] = 50
+    no_correction: Annotated[bool, Setting("do not calibrate the profile with observed latencies")] = False
+
+    max_gpu_budget: Annotated[int, Field(ge=-1), Setting("GPUs of both roles together, -1 = no limit")] = -1
+    min_endpoint: Annotated[AtLeastOne, Setting("fewest workers of each role")] = 1
+    min_prefill_replicas: Annotated[AtLeastOne | None, Setting("fewest prefill workers", default="min-endpoint")] = None
+    max_prefill_replicas: Annotated[AtLeastOne | None, Setting("most prefill workers", default="no limit")] = None
+    min_decode_replicas: Annotated[AtLeastOne | None, Setting("fewest decode workers", default="min-endpoint")] = None
+    max_decode_replicas: Annotated[AtLeastOne | None, Setting("most decode workers", default="no limit")] = None
+    prefill_engine_num_gpu: Annotated[AtLeastOne | None, Setting("GPUs of one prefill worker", default=FROM_PROFILE)] = None
+    decode_engine_num_gpu: Annotated[AtLeastOne | None, Setting("GPUs of one decode worker", default=FROM_PROFILE)] = None
+
+    profile_results_dir: Annotated[LoosePath, Setting("the profile: results folder of a profile sweep, ours or Dynamo's")] = Path("profiling_results")
+    interpolation: Annotated[
+        Literal["fitted", "as_measured"], Setting("read the profile through fitted laws, or point by point as Dynamo 0.6 does")
+    ] = "fitted"
+
+    metrics: Annotated[Literal["dynamo", "dynamo-legacy", "vllm", "sglang", "trtllm", "llamacpp"], Setting("whose metric names are read")] = "dynamo"
+    prometheus_url: Annotated[
+        HttpUrl | None,
+        Setting("Prometheus to query", env=("PROMETHEUS_ENDPOINT",), metavar="URL", allowed=HTTP, replaces=("scrape_url",)),
+    ] = None
+    prometheus_bearer_token_file: Annotated[LoosePath | None, Setting("file with the bearer token sent to Prometheus")] = None
+    prometheus_ca_file: Annotated[LoosePath | None, Setting("CA bundle (PEM) that Prometheus' certificate is checked with")] = None
+    prometheus_tls_verify: Annotated[bool, Setting("check Prometheus' TLS certificate")] = True
+    prometheus_timeout_s: Annotated[Positive, Setting("how long a query or scrape may take", unit="s")] = 10.0
+    scrape_url: Annotated[
+        tuple[HttpUrl, ...],
+        Strict(False),
+        Setting("metrics page to read directly, without Prometheus; repeatable", metavar="URL", allowed=HTTP, replaces=("prometheus_url",)),
+    ] = ()
+    model_name: Annotated[str | None, Setting("only traffic of this model", default="all models")] = None
+    namespace: Annotated[str | None, Setting("Dynamo namespace: of the metrics, and of the keys in etcd", default="any")] = None
+
+    environment: Annotated[Literal["virtual", "kubernetes"], Setting("what is scaled: a virtual target or Kubernetes objects")] = "virtual"
+    backend: Annotated[
+        Literal["vllm", "sglang", "trtllm", "llamacpp"], Setting("engine of the workers; a virtual target needs no knowledge of it")
+    ] = "vllm"
+    virtual_target: Annotated[
+        VirtualTarget | None,
+        Setting("where decisions are written and acknowledged", metavar="file:PATH|etcd://HOST:PORT", allowed="file:PATH or etcd://HOST:PORT"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _has_metrics(self) -> Self:
+        if (self.prometheus_url is None) == (not self.scrape_url):
+            both = "both a Prometheus and pages to scrape are given" if self.scrape_url else "nothing to read metrics from"
+            names = ("prometheus_url", "scrape_url")
+            raise Rejected(f"target {self.name}: {both}", hint="give either --prometheus-url or --scrape-url", settings=names)
+        return self
+
+    @model_validator(mode="after")
+    def _has_something_to_scale(self) -> Self:
+        if self.environment == "virtual" and self.virtual_target is None:
+            raise Rejected(f"target {self.name}: nothing to scale", hint="give --virtual-target file:PATH or etcd://HOST:PORT")
+        if self.virtual_target and self.virtual_target.startswith("etcd:") and not self.namespace:
+            raise Rejected(f"target {self.name}: keys in etcd need a namespace", hint="give --namespace", settings=("virtual_target",))
+        return self
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        for role, limits in (("prefill", self._prefill_limits(1)), ("decode", self._decode_limits(1))):
+            if limits.max_workers is not None and limits.min_workers > limits.max_workers:
+                names = (f"min_{role}_replicas", f"max_{role}_replicas", "min_endpoint")
+                message = f"at least {limits.min_workers} and at most {limits.max_workers} {role} workers"
+                raise Rejected(f"target {self.name}: {message}", hint="raise the most or lower the fewest", settings=names)
+        self._check_budget(self._prefill_limits(1), self._decode_limits(1))
+        return self
+
+    def plan_settings(self, prefill_gpus: int, decode_gpus: int) -> PlanSettings:
+        """What the pure planner needs. `prefill_gpus`, `decode_gpus`: GPUs of one worker in the profile; configured ones win.
+
+        Raises `UsageError` when the budget does not hold the smallest fleet allowed.
+        """
+        prefill, decode = self._prefill_limits(prefill_gpus), self._decode_limits(decode_gpus)
+        try:
+            self._check_budget(prefill, decode)
+        except Rejected as error:
+            raise UsageError(error.message, hint=error.hint) from None
+        return PlanSettings(
+            sla=Sla(ttft_ms=self.ttft, itl_ms=self.itl, attainment=self.attainment),
+            sizing=self.sizing,
+            predictor=self.load_predictor,
+            interval_s=self.adjustment_interval,
+            startup_s=self.startup_s,
+            grace_s=self.grace_s,
+            max_gpu_budget=self.max_gpu_budget,
+            prefill=prefill,
+            decode=decode,
+            correction=not self.no_correction,
+            history_window=self.load_prediction_window_size,
+        )
+
+    @property
+    def door(self) -> str:
+        """What a decision of this target is written to: two targets must not share it."""
+        in_etcd = self.virtual_target is not None and self.virtual_target.startswith("etcd:")
+        return f"{self.virtual_target} namespace {self.namespace}" if in_etcd else str(self.virtual_target)
+
+    def _prefill_limits(self, gpus: int) -> RoleLimits:
+        fewest = self.min_endpoint if self.min_prefill_replicas is None else self.min_prefill_replicas
+        return RoleLimits(fewest, self.max_prefill_replicas, self.prefill_engine_num_gpu or gpus)
+
+    def _decode_limits(self, gpus: int) -> RoleLimits:
+        fewest = self.min_endpoint if self.min_decode_replicas is None else self.min_decode_replicas
+        return RoleLimits(fewest, self.max_decode_replicas, self.decode_engine_num_gpu or gpus)
+
+    def _check_budget(self, prefill: RoleLimits, decode: RoleLimits) -> None:
+        least = prefill.min_workers * prefill.gpus_per_worker + decode.min_workers * decode.gpus_per_worker
+        if self.max_gpu_budget != -1 and self.max_gpu_budget < least:
+            fleet = f"{prefill.min_workers} prefill x {prefill.gpus_per_worker} GPU + {decode.min_workers} decode x {decode.gpus_per_worker} GPU"
+            message = f"target {self.name}: a budget of {self.max_gpu_budget} GPUs does not hold the smallest fleet ({fleet})"
+            raise Rejected(message, hint=f"raise --max-gpu-budget to {least} or more, or -1 for no limit", settings=("max_gpu_budget",))
+
+
+class PlannerConfig(Config):
+    """One planner process and the targets that it serves."""
+
+    targets: tuple[TargetConfig, ...]
+    once: Annotated[bool, Setting("decide once for every target, then exit")] = False
+    no_operation: Annotated[bool, Setting("observe, decide and explain, but change nothing")] = False
+    state: Annotated[LoosePath | None, Setting("file or folder that keeps the planner's memory across restarts", default="memory only")] = None
+    prometheus_port: Annotated[int, Field(ge=0, le=65535), Setting("port of the planner's own /metrics, 0 = off")] = 0
+    log_format: Annotated[Literal["auto", "human", "json"], Setting("log lines; auto is human on a terminal, else json")] = "auto"
+
+    @model_validator(mode="after")
+    def _targets_are_distinct(self) -> Self:
+        for index, target in enumerate(self.targets):
+            for other in self.targets[:index]:
+                if target.name == other.name:
+                    raise Rejected(f"two targets are named {target.name}", hint="give each its own `name`")
+                if target.virtual_target is not None and target.door == other.door:
+                    raise Rejected(f"targets {other.name} and {target.name} write to the same {target.door}", hint="give each its own")
+        return self
