@@ -15,7 +15,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+from sla_planner.model.profile import Profile
+
+Interpolation = Literal["fitted", "as_measured"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +77,26 @@ class Engine:
     prefill: PrefillModel
     decode: DecodeModel
     itl_law: ItlLaw
+
+
+def engine_of(
+    profile: Profile, interpolation: Interpolation = "fitted", *, prefill_gpus: int | None = None, decode_gpus: int | None = None
+) -> Engine:
+    """The engine that `profile` describes at its selected mappings.
+
+    `prefill_gpus`, `decode_gpus`: GPUs of one worker, where the profile's mapping does not say (npz files do not name it).
+    Raises ProfileError when too few points are usable.
+    """
+    # Imported here: both modules need the types above, and only one of them needs scipy.
+    from sla_planner.model.fitted import FittedDecode, FittedPrefill
+
+    measured_prefill, measured_decode = profile.picked_prefill, profile.picked_decode
+    gpus_of_prefill = measured_prefill.mapping.gpus if prefill_gpus is None else prefill_gpus
+    gpus_of_decode = measured_decode.mapping.gpus if decode_gpus is None else decode_gpus
+    fitted = FittedDecode(measured_decode, gpus_of_decode)
+    if interpolation == "fitted":
+        return Engine(FittedPrefill(measured_prefill, gpus_of_prefill), fitted, fitted.law)
+
+    from sla_planner.model.as_measured import AsMeasuredDecode, AsMeasuredPrefill
+
+    return Engine(AsMeasuredPrefill(measured_prefill, gpus_of_prefill), AsMeasuredDecode(measured_decode, gpus_of_decode), fitted.law)
