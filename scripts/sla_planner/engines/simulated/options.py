@@ -1,0 +1,58 @@
+"""What a simulated fleet is made of.
+
+Two shapes: `agg`, one worker that does prefill and decode, as a profile sweep measures it; `disagg`, a pool of prefill workers and a pool of decode
+workers.
+Workers of the initial counts are ready at once; workers added later take `startup_s` plus a uniform share of `startup_jitter_s`. With `time_scale` X
+everything that the engine does, start-up included, takes 1/X of its time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sla_planner.errors import UsageError
+from sla_planner.model.batching import BatchingLaw
+
+
+class Mode(StrEnum):
+    AGG = "agg"
+    DISAGG = "disagg"
+
+
+class Role(StrEnum):
+    PREFILL = "prefill"
+    DECODE = "decode"
+    AGG = "agg"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOptions:
+    """`noise` is the sigma of a log-normal factor of mean 1 on every step; `model_error_percent` 10 = the engine is 10 % slower than its profile.
+
+    Errors: `UsageError` for a value out of range.
+    """
+
+    law: BatchingLaw
+    mode: Mode = Mode.DISAGG
+    prefill_workers: int = 1
+    decode_workers: int = 1
+    startup_s: float = 0.0
+    startup_jitter_s: float = 0.0
+    noise: float = 0.0
+    model_error_percent: float = 0.0
+    time_scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least_zero = ("prefill_workers", "decode_workers", "startup_s", "startup_jitter_s", "noise")
+        for name in at_least_zero:
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", hint="give 0 or more")
+        if self.time_scale <= 0:
+            raise UsageError(f"time-scale is {self.time_scale}", hint="give a positive factor, such as 1 or 10")
+        if self.model_error_percent <= -100:
+            raise UsageError(f"model-error is {self.model_error_percent} %", hint="give more than -100; negative is faster than the profile")
+        if self.law.max_batched_tokens < 1 or self.law.max_sequences < 1:
+            limits = f"{self.law.max_batched_tokens} batched tokens and {self.law.max_sequences} sequences"
+            raise UsageError(f"the batch limits are {limits}", hint="give 1 or more for --max-batched-tokens and --max-sequences")

@@ -1,0 +1,97 @@
+"""`engine-sim`: an OpenAI-compatible engine without a GPU, with the latencies of a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+FAULT_EXAMPLE = """as POST /sim/faults takes it: {"kind": "crash", "role": "decode", "after_s": 30}"""
+
+
+@click.command("engine-sim")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 = any free port.")
+@click.option("--profile", type=click.Path(path_type=Path), help="Folder of profiling results.  [default: the sample that ships with the package]")
+@click.option("--model", default="simulated", show_default=True, help="Name of the served model.")
+@click.option(
+    "--mode", type=click.Choice(["agg", "disagg"]), default="disagg", show_default=True, help="One worker for both phases, or a pool for each."
+)
+@click.option("--tp", type=click.IntRange(1), help="Take this tensor-parallel size of the profile.  [default: the ones the profile selected]")
+@click.option("--prefill-workers", type=click.IntRange(0), default=1, show_default=True, help="At the start, with --mode disagg.")
+@click.option("--decode-workers", type=click.IntRange(0), default=1, show_default=True, help="At the start, with --mode disagg.")
+@click.option("--virtual-target", metavar="URL", help="Follow the worker counts of this virtual target: file:PATH or etcd://HOST:PORT.")
+@click.option("--namespace", default="default", show_default=True, help="Namespace of the virtual target.")
+@click.option("--startup-s", type=click.FloatRange(0), default=0.0, show_default=True, help="Start-up time of a worker that is added.")
+@click.option("--startup-jitter-s", type=click.FloatRange(0), default=0.0, show_default=True, help="Up to this much longer, at random.")
+@click.option("--max-batched-tokens", type=click.IntRange(1), help="Most tokens of a prefill batch.  [default: 8192]")
+@click.option("--max-sequences", type=click.IntRange(1), help="Most requests of a batch.  [default: 1024]")
+@click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True, help="Spread of every step: sigma of a log-normal factor.")
+@click.option("--model-error", type=float, default=0.0, show_default=True, help="Percent by which the engine is slower than its profile.")
+@click.option("--time-scale", type=float, default=1.0, show_default=True, help="Run this many times faster than the profile, start-up included.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of noise, jitter and output lengths.")
+@click.option("--fault", "faults", metavar="JSON", multiple=True, help=f"Fault in advance, {FAULT_EXAMPLE}. Repeatable.")
+@click.option("--log-format", type=click.Choice(["human", "json"]), default="human", show_default=True)
+def engine_sim(**flags: Any) -> None:
+    """Serve an OpenAI-compatible engine that needs no GPU: latencies are those of a profile, tokens are filler.
+
+    POST /v1/chat/completions and /v1/completions, GET /v1/models, /health, /metrics and /sim/state, POST /sim/faults. SIGTERM ends it.
+    """
+    from sla_planner.engines.simulated.faults import parse_fault
+    from sla_planner.engines.simulated.serving import ServeOptions, serve
+
+    fleet = _fleet_options(flags)
+    target = None
+    if flags["virtual_target"]:
+        from sla_planner.cluster.virtual import open_virtual_client
+
+        target = open_virtual_client(flags["virtual_target"], namespace=flags["namespace"])
+    options = ServeOptions(
+        fleet=fleet,
+        model=flags["model"],
+        host=flags["host"],
+        port=flags["port"],
+        faults=tuple(parse_fault(text) for text in flags["faults"]),
+        target=target,
+    )
+    workers = "1 worker" if flags["mode"] == "agg" else f"{fleet.prefill_workers} prefill, {fleet.decode_workers} decode"
+    serve(options, announce=lambda url: click.echo(f"engine-sim ready on {url} (model {options.model}, {flags['mode']}: {workers})"))
+
+
+def _fleet_options(flags: dict[str, Any]) -> Any:
+    from sla_planner.engines.simulated.options import FleetOptions, Mode
+    from sla_planner.model.batching import MAX_BATCHED_TOKENS, MAX_SEQUENCES, BatchingLaw
+
+    engine = _engine(flags["profile"], flags["tp"])
+    return FleetOptions(
+        law=BatchingLaw(engine, flags["max_batched_tokens"] or MAX_BATCHED_TOKENS, flags["max_sequences"] or MAX_SEQUENCES),
+        mode=Mode(flags["mode"]),
+        prefill_workers=flags["prefill_workers"],
+        decode_workers=flags["decode_workers"],
+        startup_s=flags["startup_s"],
+        startup_jitter_s=flags["startup_jitter_s"],
+        noise=flags["noise"],
+        model_error_percent=flags["model_error"],
+        time_scale=flags["time_scale"],
+        seed=flags["seed"],
+    )
+
+
+def _engine(profile_dir: Path | None, tp: int | None) -> Any:
+    from dataclasses import replace
+
+    from sla_planner.errors import UsageError
+    from sla_planner.model.engine import engine_of
+    from sla_planner.model.profile import ParallelMapping
+    from sla_planner.store.profile_files import read_profile, sample_profile_dir
+
+    profile = read_profile(profile_dir or sample_profile_dir())
+    if tp is not None:
+        mapping = ParallelMapping(tp=tp)
+        measured = {each.mapping for each in profile.prefill} & {each.mapping for each in profile.decode}
+        if mapping not in measured:
+            labels = ", ".join(sorted(each.label for each in measured)) or "none for both phases"
+            raise UsageError(f"the profile has no TP{tp}", hint=f"it was measured at: {labels}")
+        profile = replace(profile, selected_prefill=mapping, selected_decode=mapping)
+    return engine_of(profile)
