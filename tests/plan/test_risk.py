@@ -1,0 +1,117 @@
+"""The price rule. The curves of most tests are steps, so that costs can be added up by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sla_planner.plan.decision import Reason, Role
+from sla_planner.plan.jumps import JumpMemory, Rises
+from sla_planner.plan.misses import UTILISATION
+from sla_planner.plan.risk import Horizon, RoleLoad, budget_used, cheapest, price_gpu_s, risk_need
+
+STEP_CURVE = np.where(UTILISATION > 0.9, 1.0, 0.0)  # nothing is lost up to 90 %, everything above
+HORIZON = Horizon(startup_s=30, interval_s=15)
+
+
+def rises(*rows: tuple[float, float, float]) -> Rises:
+    """(load, requests/s, weight) per row."""
+    load, rate, weight = (np.array(column) for column in zip(*rows, strict=True))
+    return Rises(load[:, None], rate, weight)
+
+
+def quiet_memory(load: float = 1.0, intervals: int = 3000) -> JumpMemory:
+    memory = JumpMemory.empty()
+    for _ in range(intervals):
+        memory = memory.remember(load, load, 10.0, interval_s=15, horizon=3)
+    return memory
+
+
+def role(**changes) -> RoleLoad:
+    return RoleLoad(**{"role": Role.PREFILL, "level": 1.0, "rate_rps": 10.0, "ready": 2, "coming": 2, "gpus_per_worker": 1, **changes})
+
+
+def test_a_rare_jump_is_insured_only_when_its_misses_cost_more_than_the_worker():
+    # Load 1.7 for sure (2 workers). A jump to 2.6 (3 workers) once in 100, 10 requests/s at stake: 0.1 misses/s. Worker: 1 GPU-s/s.
+    possible = rises((1.7, 10.0, 0.99), (2.6, 10.0, 0.01))
+    assert cheapest(possible, STEP_CURVE, 1.0, price=9.0) == 2
+    assert cheapest(possible, STEP_CURVE, 1.0, price=11.0) == 3
+
+
+def test_dearer_workers_are_bought_later():
+    possible = rises((1.7, 10.0, 0.99), (2.6, 10.0, 0.01))
+    assert cheapest(possible, STEP_CURVE, 8.0, price=11.0) == 2
+
+
+def test_no_load_needs_nobody():
+    assert cheapest(rises((0.0, 0.0, 1.0)), STEP_CURVE, 1.0, 100.0) == 0
+
+
+def test_a_fleet_of_hundreds_is_sized_exactly():
+    assert cheapest(rises((450.0, 1000.0, 1.0)), STEP_CURVE, 1.0, 100.0) == 500
+
+
+def test_a_queue_is_drained_with_more_workers_than_the_load_needs():
+    calm = risk_need(role(), quiet_memory(), STEP_CURVE, 10.0, HORIZON, ())
+    backed_up = risk_need(role(backlog_s=60.0), quiet_memory(), STEP_CURVE, 10.0, HORIZON, ())
+    assert calm.workers == 2
+    assert backed_up.reason is Reason.BACKLOG
+    # B = 60 + (1 - 2) * 30 = 30 s; sqrt(10 * 10 * 30 / 90) = 5.8 more than 1 / 0.9; at most 3 * 1 + 1.
+    assert backed_up.workers == 4
+    assert "60.0 worker-seconds are queued" in backed_up.explanation
+
+
+def test_a_running_batch_is_never_undercut():
+    need = risk_need(role(role=Role.DECODE, batch_workers=3.4, coming=3), quiet_memory(), STEP_CURVE, 10.0, HORIZON, ())
+    assert need.workers == 4
+
+
+def test_a_dip_does_not_release_what_was_needed_most_of_the_time():
+    held = risk_need(role(coming=3), quiet_memory(), STEP_CURVE, 1.0, HORIZON, (3,) * 30 + (2,) * 5)
+    released = risk_need(role(coming=3), quiet_memory(), STEP_CURVE, 1.0, HORIZON, (3,) * 20 + (2,) * 20)
+    assert held.workers == 3
+    assert held.undipped == 2
+    assert released.workers == 2
+
+
+def test_the_dip_floor_never_launches():
+    need = risk_need(role(coming=2), quiet_memory(), STEP_CURVE, 1.0, HORIZON, (9,) * 40)
+    assert need.workers == 2
+
+
+def test_a_worker_is_harder_to_get_than_to_hold():
+    """Jumps that last shorter than a start-up justify keeping a worker, not launching one."""
+    memory = JumpMemory.empty()
+    for interval in range(3000):
+        load = 2.5 if interval % 50 == 0 else 1.0
+        memory = memory.remember(load, 1.0, 10.0, interval_s=15, horizon=3)
+    assert risk_need(role(coming=3), memory, STEP_CURVE, 3.0, HORIZON, ()).workers == 3
+    assert risk_need(role(coming=2), memory, STEP_CURVE, 3.0, HORIZON, ()).workers == 2
+
+
+def test_the_explanation_says_what_one_worker_fewer_would_lose():
+    need = risk_need(role(), quiet_memory(), STEP_CURVE, 10.0, HORIZON, ())
+    assert need.explanation == "load 1.00 workers, rises to 1.00 within 45 s seen; 2 lose 0.00% of requests, 1 would lose 100.00%"
+
+
+def test_price_follows_strictness_and_the_error_budget():
+    base = price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0)
+    assert base == pytest.approx(10.0)
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.999, 0.0) == pytest.approx(100.0)
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 10.0) == pytest.approx(80.0)
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, -10.0) == pytest.approx(5.0)
+
+
+def test_the_budget_is_used_up_at_seven_tenths_of_what_the_promise_allows():
+    assert budget_used(misses=70, requests=10_000, requests_per_day=100_000, attainment=0.99) == pytest.approx(0.0)
+    # 140 misses are 70 too many; 100,000 a day allow 700.
+    assert budget_used(misses=140, requests=10_000, requests_per_day=100_000, attainment=0.99) == pytest.approx(0.1)
+
+
+@given(st.floats(0, 50), st.floats(0, 50))
+def test_more_load_never_needs_fewer_workers(low, more):
+    memory = JumpMemory.empty()
+    one, other = (cheapest(memory.keep(level, 10.0, 3), STEP_CURVE, 1.0, price=1000.0) for level in (low, low + more))
+    assert other >= one
