@@ -181,10 +181,10 @@ class TokenStream:
         if _FINISH.search(lines):
             self._last_s = now_s
             self._finished = True
-        if _USAGE.search(lines):
-            self._usage = lines
-        if _FAULT.search(lines):
-            self._fault = lines
+        for match in _USAGE.finditer(lines):
+            self._usage = _event(lines, match)
+        for match in _FAULT.finditer(lines):
+            self._fault = _event(lines, match)
 
     def record(self, asked: RequestRecord, sent_s: float) -> RequestRecord:
         """The finished record of the request `asked`, which left at `sent_s`. An error already in `asked` stays the error."""
@@ -220,19 +220,21 @@ class TokenStream:
         return ""
 
 
-def _token_counts(lines: bytes) -> tuple[int | None, int | None]:
-    """Prompt and completion tokens from the last event with usage among `lines`."""
-    for line in reversed(lines.splitlines()):
-        if not _USAGE.search(line):
-            continue
-        try:
-            usage = json.loads(line.removeprefix(b"data:"))["usage"]
-        except (ValueError, KeyError, TypeError):
-            return None, None
+def _event(lines: bytes, match: re.Match[bytes]) -> bytes:
+    """The data of the event in which `match` was found."""
+    start = lines.rfind(b"\n", 0, match.start()) + 1
+    return lines[start : lines.index(b"\n", match.end())].removeprefix(b"data:").strip()
+
+
+def _token_counts(event: bytes) -> tuple[int | None, int | None]:
+    """Prompt and completion tokens of an event with usage; None for what it does not say."""
+    try:
+        usage = json.loads(event)["usage"]
         counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-        prompt, completion = (count if type(count) is int and count >= 0 else None for count in counts)
-        return prompt, completion
-    return None, None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None, None
+    prompt_tokens, completion_tokens = (count if type(count) is int and count >= 0 else None for count in counts)
+    return prompt_tokens, completion_tokens
 
 
 def _one_line(text: bytes) -> str:
