@@ -12,7 +12,7 @@
    grows into what is free, not into what is promised:  sum over roles of max(running_r, granted_r)*g_r <= B,  unless what runs already exceeds B;
    then no role grows. Calling again with the new running counts reaches the result of step 1.
 
-Source: dynamo-planner.md 0.7 and 6.7 (the reference rounds a proportional share, and exceeds its budget in a third of the cases that it clamps).
+The reference (Dynamo 0.6, planner_core.py) rounds a proportional share to the nearest worker and exceeds its budget in a third of the clamped cases.
 """
 
 from __future__ import annotations
