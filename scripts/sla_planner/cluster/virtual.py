@@ -12,16 +12,21 @@ while client.wait():
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass
 
+from sla_planner.cluster.etcd_gateway import parse_endpoint
 from sla_planner.cluster.target import Applied, Fleet, Outcome
+from sla_planner.cluster.virtual_etcd import EtcdStore
 from sla_planner.cluster.virtual_file import FileStore
 from sla_planner.cluster.virtual_protocol import UNSET, acknowledge, decide, fleet
 from sla_planner.cluster.virtual_store import VirtualStore
 from sla_planner.errors import UsageError
 
-URL_EXAMPLES = "examples: file:fleet.json, file:/data/fleet.json"
+_EXAMPLES = "examples: file:fleet.json, file:/data/fleet.json, etcd://127.0.0.1:2379, etcd://USER:PASSWORD@HOST:2379"
+
+DEFAULT_NAMESPACE = "dynamo"
 
 
 class VirtualTarget:
@@ -100,27 +105,27 @@ class VirtualTargetClient:
                 return
 
 
-def open_virtual_target(url: str, namespace: str = "default", name: str = "") -> VirtualTarget:
-    """The planner's end of `url`, called `name` (default: the place). Opens nothing yet. `UsageError` for a bad URL."""
+def open_virtual_target(url: str, namespace: str = DEFAULT_NAMESPACE, name: str = "") -> VirtualTarget:
+    """The planner's end of `url`, called `name` (default: the place). Opens nothing yet. `UsageError` for a bad URL.
+
+    `namespace` tells targets apart in etcd; a file holds one target.
+    """
     store = _open_store(url, namespace)
     return VirtualTarget(store, name or store.place)
 
 
-def open_virtual_client(url: str, namespace: str = "default") -> VirtualTargetClient:
+def open_virtual_client(url: str, namespace: str = DEFAULT_NAMESPACE) -> VirtualTargetClient:
     """The other end of `url`. Opens nothing yet. `UsageError` for a bad URL."""
     return VirtualTargetClient(_open_store(url, namespace))
 
 
 def _open_store(url: str, namespace: str) -> VirtualStore:
-    scheme, colon, rest = url.partition(":")
-    if colon and scheme == "file":
-        return FileStore(_file_path(url, rest))
-    raise UsageError(f"virtual target {url!r} is no URL that can be used", hint=URL_EXAMPLES)
-
-
-def _file_path(url: str, path: str) -> str:
-    if not path or path.endswith("/"):
-        raise UsageError(f"virtual target {url!r} names no file", hint=URL_EXAMPLES)
-    if path.startswith("//") and not path.startswith("///"):
-        raise UsageError(f"virtual target {url!r} names a host, and files are local", hint=URL_EXAMPLES)
-    return path
+    path = url.removeprefix("file:")
+    if path != url and path and not path.endswith("/") and not re.match("//[^/]", path):
+        return FileStore(path)
+    try:
+        endpoint = parse_endpoint(url)
+    except ValueError:
+        shown = re.sub(":.*@", ":***@", url)  # a mistyped URL may hold a password
+        raise UsageError(f"virtual target {shown!r} is neither file:PATH nor etcd://HOST:PORT", hint=_EXAMPLES) from None
+    return EtcdStore(endpoint, namespace)

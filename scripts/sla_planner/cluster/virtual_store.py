@@ -39,8 +39,7 @@ class VirtualStore(Protocol):
 
 def as_integer(value: object, where: str) -> int:
     """A stored value (JSON integer or ASCII digits) as an integer >= -1; `where` names place and key in the error."""
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < UNSET:
-        raise UsageError(f"{where} is {value!r}, not an integer >= -1", hint="correct or delete it; -1 means not set")
-    return value
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value) else value
+    if isinstance(number, bool) or not isinstance(number, int) or number < UNSET:
+        raise UsageError(f"{where} is {value!r:.60}, not an integer >= -1", hint="correct or delete it; -1 means not set")
+    return number
