@@ -5,17 +5,16 @@ A reading is one server's samples at one moment. Between two readings of the sam
     v_end - v_start                    as a rule; a series that was not there at the start, started at 0
     v_end                              when the series' histogram or counter was reset (any of its series fell): it counts from zero again
 
-Gains of all servers are added up per measure, histograms per bucket edge. One URL is one server: a load balancer that picks another frontend each time
-cannot be read this way.
+Gains of all servers are added up per measure, histograms per bucket edge. One URL is one server: a load balancer that picks another frontend each
+time cannot be read this way.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 from sla_planner.metrics.exposition import Labels, Sample
-from sla_planner.metrics.window import Activity, Distribution
+from sla_planner.metrics.window import Activity, Distribution, added_buckets
 from sla_planner.model.metric_family import Measure, MetricFamily, MetricKind, Row
 
 Series = tuple[str, Labels]
@@ -59,8 +58,8 @@ def counters(reading: Reading, family: MetricFamily) -> dict[Series, float]:
 
 
 def levels(readings: Iterable[Reading], family: MetricFamily) -> dict[Measure, float]:
-    """Gauges over all servers, as the family's rows say: sums, or the mean over series. A sample that is not a number counts as not there."""
-    by_name = _by_name(item for reading in readings for item in reading.items() if not math.isnan(item[1]))
+    """Gauges over all servers, as the family's rows say: sums, or the mean over series."""
+    by_name = _by_name(item for reading in readings for item in reading.items())
     found = {}
     for measure, row in family.rows.items():
         values = [[value for _, value in by_name.get(name, ())] for name in row.names]
@@ -93,20 +92,8 @@ def _distribution(row: Row, by_name: Mapping[str, list[tuple[Labels, float]]]) -
         total, number = row.names
         return Distribution(count=_total(by_name[number]), total=_total(by_name[total]))
     buckets, total, count = row.series_names
-    below: dict[float, float] = {}
-    for labels, value in by_name[buckets]:
-        edge = _edge(labels)
-        if edge is not None:
-            below[edge] = below.get(edge, 0.0) + value
-    return Distribution(count=_total(by_name[count]), total=_total(by_name[total]), cumulative=tuple(sorted(below.items())))
-
-
-def _edge(labels: Labels) -> float | None:
-    try:
-        edge = float(dict(labels).get("le", ""))
-    except ValueError:
-        return None
-    return None if math.isnan(edge) else edge
+    cumulative = added_buckets((dict(labels).get("le", ""), value) for labels, value in by_name[buckets])
+    return Distribution(count=_total(by_name[count]), total=_total(by_name[total]), cumulative=cumulative)
 
 
 def _by_name(series: Iterable[tuple[Series, float]]) -> dict[str, list[tuple[Labels, float]]]:

@@ -15,7 +15,7 @@ reason names both neighbours, so that the target or the buckets can be moved.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sla_planner.model.metric_family import Measure, MetricFamily
@@ -34,6 +34,19 @@ class Distribution:
     count: float
     total: float
     cumulative: tuple[tuple[float, float], ...] = ()
+
+
+def added_buckets(buckets: Iterable[tuple[str, float]]) -> tuple[tuple[float, float], ...]:
+    """Cumulative buckets of several servers (`le` label, observations), added up per edge. Edges that are not numbers are left out."""
+    below: dict[float, float] = {}
+    for le, observations in buckets:
+        try:
+            edge = float(le)
+        except ValueError:
+            continue
+        if not math.isnan(edge):
+            below[edge] = below.get(edge, 0.0) + observations
+    return tuple(sorted(below.items()))
 
 
 @dataclass(frozen=True, slots=True)
