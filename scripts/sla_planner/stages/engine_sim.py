@@ -32,21 +32,19 @@ FAULT_EXAMPLE = """as POST /sim/faults takes it: {"kind": "crash", "role": "deco
 @click.option("--time-scale", type=float, default=1.0, show_default=True, help="Run this many times faster than the profile, start-up included.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of noise, jitter and output lengths.")
 @click.option("--fault", "faults", metavar="JSON", multiple=True, help=f"Fault in advance, {FAULT_EXAMPLE}. Repeatable.")
-@click.option("--log-format", type=click.Choice(["human", "json"]), default="human", show_default=True)
-def engine_sim(**flags: Any) -> None:
+@click.option("--log-format", type=click.Choice(["auto", "human", "json"]), default="auto", show_default=True, help="auto: human on a terminal.")
+def command(**flags: Any) -> None:
     """Serve an OpenAI-compatible engine that needs no GPU: latencies are those of a profile, tokens are filler.
 
     POST /v1/chat/completions and /v1/completions, GET /v1/models, /health, /metrics and /sim/state, POST /sim/faults. SIGTERM ends it.
     """
+    from sla_planner import logs
     from sla_planner.engines.simulated.faults import parse_fault
     from sla_planner.engines.simulated.serving import ServeOptions, serve
 
+    logs.setup(flags["log_format"])
     fleet = _fleet_options(flags)
-    target = None
-    if flags["virtual_target"]:
-        from sla_planner.cluster.virtual import open_virtual_client
-
-        target = open_virtual_client(flags["virtual_target"], namespace=flags["namespace"])
+    target = _target(flags["virtual_target"], flags["namespace"], flags["mode"]) if flags["virtual_target"] else None
     options = ServeOptions(
         fleet=fleet,
         model=flags["model"],
@@ -61,8 +59,11 @@ def engine_sim(**flags: Any) -> None:
 
 def _fleet_options(flags: dict[str, Any]) -> Any:
     from sla_planner.engines.simulated.options import FleetOptions, Mode
+    from sla_planner.errors import UsageError
     from sla_planner.model.batching import MAX_BATCHED_TOKENS, MAX_SEQUENCES, BatchingLaw
 
+    if flags["mode"] == "agg" and (flags["prefill_workers"], flags["decode_workers"]) != (1, 1):
+        raise UsageError("an aggregated engine is one worker", hint="leave out --prefill-workers and --decode-workers, or take --mode disagg")
     engine = _engine(flags["profile"], flags["tp"])
     return FleetOptions(
         law=BatchingLaw(engine, flags["max_batched_tokens"] or MAX_BATCHED_TOKENS, flags["max_sequences"] or MAX_SEQUENCES),
@@ -76,6 +77,15 @@ def _fleet_options(flags: dict[str, Any]) -> Any:
         time_scale=flags["time_scale"],
         seed=flags["seed"],
     )
+
+
+def _target(url: str, namespace: str, mode: str) -> Any:
+    from sla_planner.cluster.virtual import open_virtual_client
+    from sla_planner.errors import UsageError
+
+    if mode == "agg":
+        raise UsageError("an aggregated engine is one worker and follows no target", hint="leave out --virtual-target, or take --mode disagg")
+    return open_virtual_client(url, namespace=namespace)
 
 
 def _engine(profile_dir: Path | None, tp: int | None) -> Any:

@@ -8,6 +8,7 @@ everything that the engine does, start-up included, takes 1/X of its time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -45,14 +46,16 @@ class FleetOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least_zero = ("prefill_workers", "decode_workers", "startup_s", "startup_jitter_s", "noise")
-        for name in at_least_zero:
-            if getattr(self, name) < 0:
+        for name in ("prefill_workers", "decode_workers", "startup_s", "startup_jitter_s", "noise"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", hint="give 0 or more")
-        if self.time_scale <= 0:
+        if not 0 < self.time_scale < math.inf:
             raise UsageError(f"time-scale is {self.time_scale}", hint="give a positive factor, such as 1 or 10")
-        if self.model_error_percent <= -100:
+        if not -100 < self.model_error_percent < math.inf:
             raise UsageError(f"model-error is {self.model_error_percent} %", hint="give more than -100; negative is faster than the profile")
         if self.law.max_batched_tokens < 1 or self.law.max_sequences < 1:
             limits = f"{self.law.max_batched_tokens} batched tokens and {self.law.max_sequences} sequences"
             raise UsageError(f"the batch limits are {limits}", hint="give 1 or more for --max-batched-tokens and --max-sequences")
+        gpus = self.law.engine.prefill.gpus, self.law.engine.decode.gpus
+        if self.mode is Mode.AGG and gpus[0] != gpus[1]:
+            raise UsageError(f"prefill was profiled on {gpus[0]} GPUs and decode on {gpus[1]}", hint="one worker does both: choose a size with --tp")

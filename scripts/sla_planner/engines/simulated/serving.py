@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,25 +40,50 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
         runner.run(_serve(options, announce))
 
 
-async def _serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+@dataclass(frozen=True, slots=True)
+class RunningEngine:
+    """`following` ends only with an error."""
+
+    url: str
+    fleet: Fleet
+    following: asyncio.Task[None] | None
+
+
+@contextlib.asynccontextmanager
+async def running(options: ServeOptions) -> AsyncIterator[RunningEngine]:
+    """The engine, answering requests. Errors: `UsageError` when the address cannot be bound, or a fault strikes no worker."""
     fleet = Fleet(options.fleet)
     fleet.start()
     server = EngineServer(fleet, options.model)
     # A handler is cancelled when its client goes: that is what frees the request's slot.
     front = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S)
     await front.setup()
+    following = None
     try:
-        announce(await _listen(front, options.host, options.port))
+        url = await _listen(front, options.host, options.port)
         for fault in options.faults:
             server.faults.inject(fault)
-        following = asyncio.create_task(follow(fleet, options.target)) if options.target is not None else None
-        await _until(stop, following)
+        if options.target is not None:
+            following = asyncio.create_task(follow(fleet, options.target))
+        yield RunningEngine(url, fleet, following)
     finally:
+        if following is not None:
+            following.cancel()
         fleet.close()
         await front.cleanup()
+
+
+async def _serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(options) as engine:
+        announce(engine.url)
+        ends: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+        if engine.following is not None:
+            ends.append(engine.following)
+        ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        ended.pop().result()
 
 
 async def _listen(front: web.AppRunner, host: str, port: int) -> str:
@@ -68,13 +93,3 @@ async def _listen(front: web.AppRunner, host: str, port: int) -> str:
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}", hint="free it, or take --port 0 for any free port") from None
     bound = front.addresses[0]
     return f"http://[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"http://{bound[0]}:{bound[1]}"
-
-
-async def _until(stop: asyncio.Event, following: asyncio.Task[None] | None) -> None:
-    """Wait for a signal; an error of the follower ends the wait too, and is raised."""
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait([stopped, following] if following else [stopped], return_when=asyncio.FIRST_COMPLETED)
-    if following is not None:
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following

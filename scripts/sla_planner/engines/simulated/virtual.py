@@ -44,16 +44,18 @@ class DecisionSource(Protocol[D]):
 
 async def follow(fleet: Fleet, source: DecisionSource[D], poll_s: float = POLL_S) -> None:
     """Runs until cancelled. A source that cannot be reached is said once and asked again."""
-    followed = acknowledged = -1
+    followed: D | None = None
+    acknowledged: D | None = None
     reachable = True
     while True:
         try:
             decision = await asyncio.to_thread(source.get)
-            if decision.decision_id != followed and min(decision.num_prefill_workers, decision.num_decode_workers) >= 0:
-                followed = decision.decision_id
-                log.info("decision %d: prefill=%d, decode=%d", followed, decision.num_prefill_workers, decision.num_decode_workers)
-                fleet.scale(decision.num_prefill_workers, decision.num_decode_workers)
-            if decision.decision_id == followed != acknowledged and fleet.settled:
+            prefill, decode = decision.num_prefill_workers, decision.num_decode_workers
+            if decision != followed and min(prefill, decode) >= 0:
+                followed = decision
+                log.info("decision %d: prefill=%d, decode=%d", decision.decision_id, prefill, decode)
+                fleet.scale(prefill, decode)
+            if decision == followed != acknowledged and fleet.settled:
                 await asyncio.to_thread(source.complete, decision)
                 acknowledged = followed
             reachable = True
