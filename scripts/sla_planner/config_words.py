@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-_PASSWORD = re.compile(r"(://[^:/\s@]*):\S*@")  # greedy: rather too much than half a password
+_PASSWORD = re.compile(r"(://[^:/@]*):.*@")  # greedy: rather too much than half a password
 
 
 def shown(value: Any) -> str:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, Strict, model_validator
 
 from sla_planner.config import Config, Rejected, Setting
 from sla_planner.errors import UsageError
+from sla_planner.model.engine import Interpolation
 from sla_planner.plan.settings import PlanSettings, Predictor, RoleLimits, Sizing, Sla
 
 SECONDS_BELOW_MS = 0.5  # nobody promises half a millisecond; somebody writes half a second
@@ -36,18 +37,11 @@ def _http_url(url: str) -> str:
     return url
 
 
-def _virtual_target(text: str) -> str:
-    scheme, _, rest = text.partition(":")
-    if scheme == "file" and rest and text.isprintable():
-        return text
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme == "etcd" and bool(parts.hostname) and bool(parts.port) and not parts.path.strip("/")
-    except ValueError:
-        valid = False
-    if not valid or not text.isprintable():
+def _virtual_target(url: str) -> str:
+    """Only the scheme is looked at here; the rest is checked by the target that opens it."""
+    if not any(url.startswith(scheme) and len(url) > len(scheme) for scheme in ("file:", "etcd://")):
         raise ValueError
-    return text
+    return url
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -97,9 +91,7 @@ class TargetConfig(Config):
     decode_engine_num_gpu: Annotated[AtLeastOne | None, Setting("GPUs of one decode worker", default=FROM_PROFILE)] = None
 
     profile_results_dir: Annotated[LoosePath, Setting("the profile: results folder of a profile sweep, ours or Dynamo's")] = Path("profiling_results")
-    interpolation: Annotated[
-        Literal["fitted", "as_measured"], Setting("read the profile through fitted laws, or point by point as Dynamo 0.6 does")
-    ] = "fitted"
+    interpolation: Annotated[Interpolation, Setting("read the profile through fitted laws, or point by point as Dynamo 0.6 does")] = "fitted"
 
     metrics: Annotated[Literal["dynamo", "dynamo-legacy", "vllm", "sglang", "trtllm", "llamacpp"], Setting("whose metric names are read")] = "dynamo"
     prometheus_url: Annotated[
@@ -109,7 +101,10 @@ class TargetConfig(Config):
     prometheus_bearer_token_file: Annotated[LoosePath | None, Setting("file with the bearer token sent to Prometheus")] = None
     prometheus_ca_file: Annotated[LoosePath | None, Setting("CA bundle (PEM) that Prometheus' certificate is checked with")] = None
     prometheus_tls_verify: Annotated[bool, Setting("check Prometheus' TLS certificate")] = True
-    prometheus_timeout_s: Annotated[Positive, Setting("how long a query or scrape may take", unit="s")] = 10.0
+    prometheus_timeout_s: Annotated[Positive, Setting("how long a query may take", unit="s")] = 5.0
+    prometheus_scrape_interval_s: Annotated[
+        Positive, Setting("how often Prometheus scrapes; too small a value here makes windows without samples, which are unknown", unit="s")
+    ] = 5.0
     scrape_url: Annotated[
         tuple[HttpUrl, ...],
         Strict(False),
