@@ -10,7 +10,7 @@ Decode, per worker. Every running request gets one token per step; the step take
     step_ms(batch, kv_tokens) = c0 + c1*batch + c2*kv_tokens
 
 where kv_tokens is the KV held by the running batch (prompt + tokens generated so far). A request is admitted while its prompt and its output fit
-the KV capacity and the batch is below `max_sequences`.
+the KV capacity and the batch is below `max_sequences`; an empty batch admits any request, or one too large would block the queue for ever.
 """
 
 from __future__ import annotations

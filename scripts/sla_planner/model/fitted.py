@@ -24,20 +24,18 @@ from sla_planner.model.laws import FitQuality, PrefillLaw, fit_itl, fit_prefill
 from sla_planner.model.monotone import MonotoneCurve
 from sla_planner.model.profile import DecodeMeasurement, DecodePoint, PrefillMeasurement
 
-_FEWEST_PREFILL_POINTS = 2  # a fixed overhead and a cost per token
-_FEWEST_DECODE_POINTS = 2  # a fixed step cost and a cost per request
+_FEWEST = 2  # different prompt lengths, batch sizes: a fixed cost and a cost per token or request
 
 
 class FittedPrefill:
-    """`PrefillModel` from the clean points of `measurement`. ProfileError when fewer than two are left."""
+    """`PrefillModel` from the clean points of `measurement`. ProfileError when they have fewer than two prompt lengths."""
 
     __slots__ = ("_above", "_below", "_curve", "_prompts_at_once", "gpus", "isl_range", "law", "quality")
 
     def __init__(self, measurement: PrefillMeasurement, gpus: int) -> None:
         clean = [point for point in measurement.points if not point.flags]
-        if len(clean) < _FEWEST_PREFILL_POINTS:
-            raise _too_few("prefill", measurement.mapping.label, len(clean), len(measurement.points), "prompt lengths", _FEWEST_PREFILL_POINTS)
         isl = [point.isl_tokens for point in clean]
+        _require_different(isl, "prompt length", f"prefill {measurement.mapping.label}", len(measurement.points))
         ttft_ms = [point.ttft_ms for point in clean]
         self.gpus = gpus
         self.isl_range = (isl[0], isl[-1])
@@ -66,17 +64,16 @@ class FittedPrefill:
 
 
 class FittedDecode:
-    """`DecodeModel` from the clean points of `measurement`. ProfileError when fewer than two are left."""
+    """`DecodeModel` from the clean points of `measurement`. ProfileError when they have fewer than two batch sizes."""
 
     __slots__ = ("_contexts", "_least_batch", "_most_kv", "context_range", "gpus", "law", "max_kv_tokens", "quality")
 
     def __init__(self, measurement: DecodeMeasurement, gpus: int) -> None:
         clean = [point for point in measurement.points if not point.flags]
-        if len(clean) < _FEWEST_DECODE_POINTS:
-            raise _too_few("decode", measurement.mapping.label, len(clean), len(measurement.points), "batch sizes", _FEWEST_DECODE_POINTS)
+        batches = [measurement.batch(point) for point in clean]
+        _require_different(batches, "batch size", f"decode {measurement.mapping.label}", len(measurement.points))
         self.gpus = gpus
         self.max_kv_tokens = measurement.max_kv_tokens
-        batches = [measurement.batch(point) for point in clean]
         self.law: ItlLaw
         self.quality: FitQuality
         self.law, self.quality = fit_itl(batches, [point.kv_usage * self.max_kv_tokens for point in clean], [point.itl_ms for point in clean])
@@ -120,9 +117,11 @@ def _measured_edge(points: list[DecodePoint]) -> tuple[list[float], list[float]]
     return [point.context_tokens for point in last], [point.kv_usage for point in last]
 
 
-def _too_few(role: str, label: str, clean: int, total: int, axis: str, fewest: int) -> ProfileError:
-    return ProfileError(
-        f"{clean} of {total} points are usable, at least {fewest} are needed",
-        key=f"{role} {label}",
-        hint=f"measure more {axis}, or look at the flags of the points that were dropped",
-    )
+def _require_different(values: list[float], axis: str, key: str, measured: int) -> None:
+    different = len({round(value) for value in values})
+    if different < _FEWEST:
+        raise ProfileError(
+            f"the {len(values)} usable of {measured} points have {different} different {axis}s, a fit needs {_FEWEST}",
+            key=key,
+            hint=f"measure more {axis}s, or look at the flags of the points left out",
+        )

@@ -3,7 +3,8 @@
 LITTLE         decode. In a closed loop  throughput * ITL / batch = 1  (Little's law). Below 0.95 some of the batch was waiting, above 1.05 the
                numbers are not of one run; either way `batch` is not the running batch, and the recorded KV usage is wrong with it.
 OUTLIER        the residual of the robust fit (laws.py) exceeds both 25 % and 5 sigma of all residuals (ITL: relative ones, TTFT: absolute
-               ones). Judged among the points that pass the gate above, from five points on.
+               ones). Judged among the points that pass the gate above, from five points on; not below 384 prompt tokens, where fixed costs
+               that the law does not know decide the TTFT.
 NOT_MONOTONE   TTFT must not fall by more than 10 % as ISL rises, nor ITL as the batch rises at one context. Of the points that pass the gates
                above, the most that agree with each other are kept; where that leaves a choice, those nearest to the fit.
 
@@ -13,19 +14,19 @@ shipped H200 profile has five such points: the engine's sequence limit read as a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from statistics import median
 from typing import TypeVar
 
-from sla_planner.model.laws import MAD_TO_SIGMA, fit_itl, fit_prefill
+from sla_planner.model.laws import fit_itl, fit_prefill, robust_sigma
 from sla_planner.model.profile import DecodeMeasurement, DecodePoint, Flag, PrefillMeasurement, PrefillPoint, Profile
 
 LITTLE_RANGE = (0.95, 1.05)
 OUTLIER_SHARE = 0.25
 OUTLIER_SIGMAS = 5.0
 MONOTONE_TOLERANCE = 0.10
+SHORTEST_JUDGED_ISL = 384
 _FEWEST_TO_JUDGE = 5  # three coefficients leave two residuals
 
 Point = TypeVar("Point", PrefillPoint, DecodePoint)
@@ -49,8 +50,9 @@ def judged_prefill(measurement: PrefillMeasurement) -> PrefillMeasurement:
     if len(trusted) >= _FEWEST_TO_JUDGE:
         law, _ = fit_prefill([points[i].isl_tokens for i in trusted], [points[i].ttft_ms for i in trusted])
         residual = {i: abs(points[i].ttft_ms - law.ttft_ms(points[i].isl_tokens)) for i in trusted}
-        limit = _limit(residual.values())
-        outliers = {i for i in trusted if residual[i] > max(limit, OUTLIER_SHARE * law.ttft_ms(points[i].isl_tokens))}
+        limit = OUTLIER_SIGMAS * robust_sigma(list(residual.values()))
+        judged = (i for i in trusted if points[i].isl_tokens >= SHORTEST_JUDGED_ISL)
+        outliers = {i for i in judged if residual[i] > max(limit, OUTLIER_SHARE * law.ttft_ms(points[i].isl_tokens))}
     chain = [i for i in trusted if i not in outliers]
     falling = _falling([points[i].ttft_ms for i in chain], [residual[i] for i in chain])
     return replace(measurement, points=_flagged(points, {Flag.OUTLIER: outliers, Flag.NOT_MONOTONE: {chain[i] for i in falling}}))
@@ -68,7 +70,7 @@ def judged_decode(measurement: DecodeMeasurement) -> DecodeMeasurement:
         kv_tokens = {i: points[i].kv_usage * measurement.max_kv_tokens for i in trusted}
         law, _ = fit_itl(list(batch.values()), list(kv_tokens.values()), [points[i].itl_ms for i in trusted])
         residual = {i: abs(points[i].itl_ms / law.itl_ms(batch[i], kv_tokens[i]) - 1) for i in trusted}
-        limit = max(_limit(residual.values()), OUTLIER_SHARE)
+        limit = max(OUTLIER_SIGMAS * robust_sigma(list(residual.values())), OUTLIER_SHARE)
         outliers = {i for i in trusted if residual[i] > limit}
     not_monotone: set[int] = set()
     for _, group in groupby((i for i in trusted if i not in outliers), key=lambda i: points[i].context_tokens):
@@ -81,10 +83,6 @@ def judged_decode(measurement: DecodeMeasurement) -> DecodeMeasurement:
 def little_ratio(measurement: DecodeMeasurement, point: DecodePoint) -> float:
     """Requests that made progress at `point`, over the batch it claims: 1 when nothing queued."""
     return point.throughput_per_gpu * measurement.mapping.gpus * point.itl_ms / 1000 / measurement.batch(point)
-
-
-def _limit(residuals: Iterable[float]) -> float:
-    return OUTLIER_SIGMAS * MAD_TO_SIGMA * median(residuals)
 
 
 def _falling(values: Sequence[float], residuals: Sequence[float]) -> set[int]:

@@ -3,10 +3,14 @@
     decode    ITL_ms(batch, kv)  = c0 + c1*batch + c2*kv_tokens      a step reads the weights once, then every request and every KV token
     prefill   TTFT_ms(isl)       = a + b*isl + c*isl^2               fixed overhead, matrix products, attention
 
-All coefficients are non-negative. The fit minimises Huber's loss of the residuals by iteratively reweighted least squares: weight 1 up to 3 sigma,
-3*sigma/|residual| beyond, sigma = 1.4826 * median(|residual|). So clean data give plain least squares, and one bad point pulls no harder than
-a point 3 sigma off. ITL residuals are relative (ITL spans a factor of ten over batch); TTFT residuals are absolute (its spread grows slower than
-TTFT, and the long prompts carry the work).
+All coefficients are non-negative. The fit is iteratively reweighted least squares with Hampel's weights of the n residuals r:
+
+    1 where |r| <= 3 sigma,   3 sigma/|r| up to 6 sigma,   0 beyond,       sigma = 1.4826 * (1 + 5/(n - 3)) * median |r|
+
+so clean data give plain least squares and a wild point has no say. (The factor for small n is Rousseeuw and Leroy's, Robust Regression and Outlier
+Detection, 1987.) Because one wild point at the end of the range can bend the first fit until it looks tame, iteration starts from the leave-one-out
+fit with the smallest median |r|. ITL residuals are relative (ITL spans a factor of ten over batch); TTFT residuals are absolute (their spread grows
+slower than TTFT, and the long prompts carry the work).
 
 Non-negative least squares with three columns: the best non-negative solution is the unconstrained one of some subset of columns, so all seven
 subsets are tried. Where the points cannot tell two columns apart (a single context: kv = context*batch), the smallest solution of the scaled
@@ -23,9 +27,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from sla_planner.model.engine import ItlLaw
 
-HUBER_SIGMAS = 3.0
-MAD_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation, for normal errors
+_MAD_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation, for normal errors
+_FULL_WEIGHT_SIGMAS, _NO_WEIGHT_SIGMAS = 3.0, 6.0
 _MAX_ITERATIONS = 50
+_COEFFICIENTS = 3
+_ROUNDING = 1e-9  # of a typical value
+_TIE = 1e-12  # of the sum of squares
+_LEAVE_ONE_OUT = range(5, 101)  # points: with fewer none is redundant, with more none alone bends the fit
 
 Floats = NDArray[np.float64]
 
@@ -67,6 +75,13 @@ def fit_prefill(isl_tokens: ArrayLike, ttft_ms: ArrayLike) -> tuple[PrefillLaw, 
     return PrefillLaw(*coefficients.tolist()), _quality(columns @ coefficients, measured)
 
 
+def robust_sigma(residual: ArrayLike) -> float:
+    """Standard deviation of the clean part of absolute residuals around a fit of three coefficients, array of n >= 1."""
+    absolute = _floats(residual)
+    free = max(len(absolute) - _COEFFICIENTS, 1)
+    return _MAD_TO_SIGMA * (1 + 5 / free) * float(np.median(absolute))
+
+
 def _floats(values: ArrayLike) -> Floats:
     return np.asarray(values, dtype=np.float64)
 
@@ -77,33 +92,48 @@ def _quality(fitted: Floats, measured: Floats) -> FitQuality:
 
 
 def _robust_fit(columns: Floats, target: Floats, weights: Floats) -> Floats:
-    """Non-negative coefficients that minimise Huber's loss of weights * (columns @ coefficients - target)."""
-    trust = np.ones_like(target)
-    coefficients = _non_negative(columns * weights[:, None], target * weights)
+    """Non-negative coefficients from the weighted residuals weights * (columns @ coefficients - target)."""
+    columns, target = columns * weights[:, None], target * weights
+    coefficients = _start(columns, target)
+    trust = np.zeros_like(target)
+    floor = _ROUNDING * float(np.median(target))
     for _ in range(_MAX_ITERATIONS):
-        residual = np.abs(columns @ coefficients - target) * weights
-        limit = HUBER_SIGMAS * MAD_TO_SIGMA * float(np.median(residual))
-        previous, trust = trust, np.where(residual > limit, limit / np.maximum(residual, limit), 1.0) if limit > 0 else trust
+        previous, trust = trust, _trust(np.abs(columns @ coefficients - target), floor)
         if np.allclose(trust, previous, rtol=0, atol=1e-6):
             break
-        scale = weights * np.sqrt(trust)
+        scale = np.sqrt(trust)
         coefficients = _non_negative(columns * scale[:, None], target * scale)
     return coefficients
+
+
+def _start(columns: Floats, target: Floats) -> Floats:
+    if len(target) not in _LEAVE_ONE_OUT:
+        return _non_negative(columns, target)
+    fits = [_non_negative(np.delete(columns, left_out, axis=0), np.delete(target, left_out)) for left_out in range(len(target))]
+    return min(fits, key=lambda coefficients: float(np.median(np.abs(columns @ coefficients - target))))
+
+
+def _trust(residual: Floats, floor: float) -> Floats:
+    """Hampel's weights. `floor`: residuals up to here are rounding."""
+    reach = residual / max(robust_sigma(residual), floor)
+    weight: Floats = np.where(reach <= _NO_WEIGHT_SIGMAS, _FULL_WEIGHT_SIGMAS / np.maximum(reach, _FULL_WEIGHT_SIGMAS), 0.0)
+    return weight
 
 
 def _non_negative(columns: Floats, target: Floats) -> Floats:
     """Least squares with coefficients >= 0, by trying every subset of the columns."""
     norms = np.linalg.norm(columns, axis=0)
     scaled = columns / norms
-    best: Floats = np.zeros(columns.shape[1])
-    least = float(target @ target)
-    for size in range(1, columns.shape[1] + 1):
-        for chosen in map(list, combinations(range(columns.shape[1]), size)):
+    energy = float(target @ target)
+    best: Floats = np.zeros_like(norms)
+    least = energy
+    for size in range(1, len(norms) + 1):
+        for chosen in map(list, combinations(range(len(norms)), size)):
             part = np.linalg.lstsq(scaled[:, chosen], target, rcond=None)[0]
             loss = float(np.sum((scaled[:, chosen] @ part - target) ** 2))
-            if part.min() >= 0 and loss <= least:
+            if part.min() >= 0 and loss <= least + _TIE * energy:  # of two equal fits the one with more columns
                 least = loss
-                best = np.zeros(columns.shape[1])
+                best = np.zeros_like(norms)
                 best[chosen] = part
     rescaled: Floats = best / norms
     return rescaled

@@ -37,9 +37,11 @@ DECODE_KEYS = ("x_kv_usage", "y_context_length", "z_itl", "z_thpt_per_gpu")
 MAX_KV_KEY = "max_kv_tokens"
 _POINT_KEYS = ("isl_tokens", "ttft_ms", "throughput_per_gpu"), ("kv_usage", "context_tokens", "itl_ms", "throughput_per_gpu")
 
+MOST_POINTS = 2000  # of one curve or surface; a sweep measures tens
 _SMALLEST, _LARGEST = 1e-6, 1e12  # outside, a value is corrupt whatever its unit
-_IN_SECONDS, _IN_MICROSECONDS = 0.003, 30.0  # the share of every engine of up to 300 GPUs lies between
+_IN_SECONDS, _IN_MICROSECONDS = 0.003, 30.0  # the share of every engine of up to _MOST_GPUS lies between
 _LEAST_BATCH = 0.5  # one request, less rounding
+_MOST_GPUS = 300  # of one engine
 _SAME_GPUS = 0.05  # a share this near 1/n means n GPUs
 
 Floats = NDArray[np.float64]
@@ -72,14 +74,8 @@ def profile_from_arrays(prefill: Mapping[str, Any], decode: Mapping[str, Any], p
 
 def checked(profile: Profile) -> Profile:
     """`profile` with points in order and exact duplicates dropped. Raises ProfileError naming the role, the mapping, the key and the value."""
-    for role, selected, measured in (
-        ("prefill", profile.selected_prefill, [m.mapping for m in profile.prefill]),
-        ("decode", profile.selected_decode, [m.mapping for m in profile.decode]),
-    ):
-        if selected not in measured:
-            raise ProfileError(f"{selected.label} is selected but not measured", key=role, hint="select one of the mappings in the file")
-        if len(set(measured)) < len(measured):
-            raise ProfileError("a mapping is listed twice", key=role, hint="merge its points into one measurement")
+    _check_mappings("prefill", profile.selected_prefill, [measurement.mapping for measurement in profile.prefill])
+    _check_mappings("decode", profile.selected_decode, [measurement.mapping for measurement in profile.decode])
     prefill = tuple(_checked_prefill(measurement) for measurement in profile.prefill)
     decode = tuple(_checked_decode(measurement) for measurement in profile.decode)
     result = replace(profile, prefill=prefill, decode=decode)
@@ -91,6 +87,16 @@ def checked(profile: Profile) -> Profile:
             hint="the KV size was probably misread from the engine's log: correct it or profile again",
         )
     return result
+
+
+def _check_mappings(role: str, selected: ParallelMapping, measured: Sequence[ParallelMapping]) -> None:
+    for mapping in measured:
+        if min(mapping.tp, mapping.pp, mapping.dp, mapping.ep) < 1 or mapping.gpus > _MOST_GPUS:
+            raise ProfileError(f"{mapping.label} is no parallel mapping", key=role, hint=f"1 to {_MOST_GPUS} GPUs, no dimension below 1")
+    if len(set(measured)) < len(measured):
+        raise ProfileError("a mapping is listed twice", key=role, hint="merge its points into one measurement")
+    if selected not in measured:
+        raise ProfileError(f"{selected.label} is selected but not measured", key=role, hint="select one of the mappings in the file")
 
 
 def _checked_prefill(measurement: PrefillMeasurement) -> PrefillMeasurement:
@@ -152,8 +158,8 @@ def _check_columns(columns: Sequence[Floats], keys: Sequence[str]) -> None:
     for column, key in zip(columns, keys, strict=True):
         if len(column) != len(columns[0]):
             raise ProfileError(f"{len(column)} values, but {keys[0]} has {len(columns[0])}", key=key, hint="the file is damaged: profile again")
-        if len(column) == 0:
-            raise ProfileError("no values", key=key, hint="the profile is empty: profile again")
+        if not 1 <= len(column) <= MOST_POINTS:
+            raise ProfileError(f"{len(column)} values, 1 to {MOST_POINTS} are usable", key=key, hint="profile again")
         wrong = ~((column >= _SMALLEST) & (column <= _LARGEST))  # also true for NaN
         if wrong.any():
             position = int(wrong.argmax())
@@ -199,22 +205,25 @@ def _column(arrays: Mapping[str, Any], key: str) -> Floats:
 
 
 def _floats(values: Any, key: str) -> Floats:
+    hint = "a plain list of numbers is needed: the file is damaged, profile again"
     try:
         column = np.asarray(values)
-        if column.dtype.kind not in "iuf":
-            raise ValueError(f"values of type {column.dtype}")
-        if column.ndim != 1:
-            raise ValueError(f"{column.ndim} dimensions")
-    except ValueError as error:
-        raise ProfileError(f"a plain list of numbers is needed, found {error}", key=key, hint="the file is damaged: profile again") from None
-    return column.astype(np.float64)
+    except ValueError:
+        raise ProfileError("lists of different lengths", key=key, hint=hint) from None
+    if column.ndim != 1:
+        raise ProfileError(f"{column.ndim} dimensions", key=key, hint=hint)
+    if column.dtype.kind not in "iuf" and column.size:
+        raise ProfileError(f"{str(column[0])[:40]!r} is not a number", key=key, hint=hint)
+    with np.errstate(over="ignore"):  # infinite then, and refused with the others
+        return column.astype(np.float64)
 
 
 def _max_kv_tokens(arrays: Mapping[str, Any]) -> int:
     """One whole number, alone or as an array of one."""
     if MAX_KV_KEY not in arrays:
         raise ProfileError("missing", key=MAX_KV_KEY, hint=f"found {_listed(arrays)}")
-    values = _floats(np.atleast_1d(np.asarray(arrays[MAX_KV_KEY])), MAX_KV_KEY)
+    value = arrays[MAX_KV_KEY]
+    values = _floats(value if isinstance(value, list) else np.atleast_1d(value), MAX_KV_KEY)
     if len(values) != 1 or not 1 <= values[0] <= _LARGEST or values[0] != int(values[0]):
         raise ProfileError(f"one whole number of tokens is needed, found {values[:3].tolist()}", key=MAX_KV_KEY, hint="correct it or profile again")
     return int(values[0])
