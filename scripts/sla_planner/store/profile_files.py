@@ -167,13 +167,13 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _prefill_arrays(profile: Profile) -> dict[str, np.ndarray]:
+def _prefill_arrays(profile: Profile) -> dict[str, Any]:
     points = checked(profile).picked_prefill.points
     isl = _whole([point.isl_tokens for point in points])
     return dict(zip(PREFILL_KEYS, (isl, _column(points, "ttft_ms"), _column(points, "throughput_per_gpu")), strict=True))
 
 
-def _decode_arrays(profile: Profile) -> dict[str, np.ndarray]:
+def _decode_arrays(profile: Profile) -> dict[str, Any]:
     measurement = checked(profile).picked_decode
     fields = ("kv_usage", "context_tokens", "itl_ms", "throughput_per_gpu")
     arrays = {key: _column(measurement.points, field) for key, field in zip(DECODE_KEYS, fields, strict=True)}
