@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sla_planner.cluster.etcd_gateway import parse_endpoint
-from sla_planner.cluster.target import Applied, Fleet, Outcome
+from sla_planner.cluster.target import Applied, Fleet, Outcome, ScaleTarget
 from sla_planner.cluster.virtual import VirtualDecision, VirtualTarget, VirtualTargetClient, open_virtual_client, open_virtual_target
 from sla_planner.cluster.virtual_etcd import EtcdStore
 from sla_planner.cluster.virtual_file import FileStore
@@ -40,6 +40,9 @@ class FilePlace:
     def value(self, key: str) -> str:
         return str(json.loads(self._path.read_text())[key])
 
+    def clear(self) -> None:
+        self._path.unlink()
+
 
 class EtcdPlace:
     def __init__(self, etcd) -> None:
@@ -54,6 +57,9 @@ class EtcdPlace:
     def value(self, key: str) -> str:
         return self._etcd.ctl("get", "--print-value-only", f"v1/{self.namespace}/planner/{key}").removesuffix("\n")
 
+    def clear(self) -> None:
+        self._etcd.ctl("del", "--prefix", f"v1/{self.namespace}/")
+
 
 Place = FilePlace | EtcdPlace
 
@@ -64,7 +70,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def target(place: Place) -> VirtualTarget:
+def target(place: Place) -> ScaleTarget:
     return open_virtual_target(place.url, place.namespace)
 
 
@@ -77,7 +83,7 @@ def ready(prefill: int, decode: int) -> Fleet:
     return Fleet(WorkerCounts(prefill), WorkerCounts(decode))
 
 
-def test_before_any_decision_everything_is_unset(target: VirtualTarget, client: VirtualTargetClient) -> None:
+def test_before_any_decision_everything_is_unset(target: ScaleTarget, client: VirtualTargetClient) -> None:
     assert target.fleet() is None
     assert client.get() == VirtualDecision(-1, -1, -1)
     assert client.wait(timeout_s=0.05) is False
@@ -85,7 +91,7 @@ def test_before_any_decision_everything_is_unset(target: VirtualTarget, client: 
     assert target.fleet() is None
 
 
-def test_a_decision_from_planner_to_cluster_and_back(target: VirtualTarget, client: VirtualTargetClient) -> None:
+def test_a_decision_from_planner_to_cluster_and_back(target: ScaleTarget, client: VirtualTargetClient) -> None:
     assert target.apply(1, 2, now_s=0.0) == Applied(Outcome.APPLIED, "Decision 0 written (prefill=1, decode=2)")
     assert client.wait() is True
     decision = client.get()
@@ -99,11 +105,11 @@ def test_a_decision_from_planner_to_cluster_and_back(target: VirtualTarget, clie
     assert target.fleet() == Fleet(WorkerCounts(1, starting=1), WorkerCounts(2))
 
 
-def test_no_decision_before_the_last_one_is_acknowledged(target: VirtualTarget, client: VirtualTargetClient) -> None:
+def test_no_decision_before_the_last_one_is_acknowledged(target: ScaleTarget, client: VirtualTargetClient) -> None:
     target.apply(1, 2, now_s=0.0)
     applied = target.apply(3, 3, now_s=60.0)
     assert applied.outcome is Outcome.WAITING
-    assert applied.message == "Not asking for prefill=3, decode=3: decision 0 is not acknowledged yet, waiting 0 s of at most 1800 s"
+    assert applied.message == "Not asking for prefill=3, decode=3: decision 0 is not acknowledged yet, waited 0 s of at most 1800 s"
     assert client.get() == VirtualDecision(1, 2, 0)
     client.complete(client.get())
     assert target.apply(3, 3, now_s=120.0).outcome is Outcome.APPLIED
@@ -126,7 +132,7 @@ def test_after_1800_s_the_planner_goes_on_even_if_it_was_restarted_in_between(pl
     assert apply_in_a_new_planner(5, 5, 8_660.0).outcome is Outcome.APPLIED
 
 
-def test_an_acknowledgement_is_never_lowered(place: Place, target: VirtualTarget, client: VirtualTargetClient) -> None:
+def test_an_acknowledgement_is_never_lowered(place: Place, target: ScaleTarget, client: VirtualTargetClient) -> None:
     target.apply(1, 1, now_s=0.0)
     first = client.get()
     client.complete(first)
@@ -137,7 +143,7 @@ def test_an_acknowledgement_is_never_lowered(place: Place, target: VirtualTarget
     assert target.fleet() == ready(2, 2)
 
 
-def test_another_program_reads_plain_integers_and_its_own_keys_stay(place: Place, target: VirtualTarget, client: VirtualTargetClient) -> None:
+def test_another_program_reads_plain_integers_and_its_own_keys_stay(place: Place, target: ScaleTarget, client: VirtualTargetClient) -> None:
     target.apply(12, 7, now_s=0.0)
     place.put("their_key", "their value")
     client.complete(client.get())
@@ -147,7 +153,7 @@ def test_another_program_reads_plain_integers_and_its_own_keys_stay(place: Place
 
 
 @pytest.mark.parametrize("value", ["seven", "", "1.5", "-2", "9" * 5000, "1 "])
-def test_a_value_that_is_no_count_is_named(place: Place, target: VirtualTarget, client: VirtualTargetClient, value: str) -> None:
+def test_a_value_that_is_no_count_is_named(place: Place, target: ScaleTarget, client: VirtualTargetClient, value: str) -> None:
     target.apply(1, 1, now_s=0.0)
     place.put("num_decode_workers", value)
     for act in (target.fleet, lambda: target.apply(2, 2, now_s=0.0), client.get, client.wait):
@@ -156,7 +162,7 @@ def test_a_value_that_is_no_count_is_named(place: Place, target: VirtualTarget, 
 
 
 class Interleaved:
-    """A real store in which somebody else acts between the first read and the write after it, or after every read that ends in waiting."""
+    """A real store in which somebody else acts between the first read and the write after it, or before every wait."""
 
     def __init__(
         self, store: VirtualStore, *, before_swap: Callable[[], object] = lambda: None, before_wait: Callable[[], object] = lambda: None
@@ -182,12 +188,12 @@ def test_another_planner_at_the_same_moment_is_told_not_overwritten(place: Place
     ours = VirtualTarget(Interleaved(place.store(), before_swap=lambda: other.apply(7, 7, now_s=0.0)), "ours")
     applied = ours.apply(1, 1, now_s=0.0)
     assert applied.outcome is Outcome.WAITING
-    assert "Not asking for prefill=1, decode=1: another program wrote decision 0 to " in applied.message
+    assert "Not asking for prefill=1, decode=1: another program set decision_id to 0 in " in applied.message
     assert applied.message.endswith("let only one planner act on a target")
     assert client.get() == VirtualDecision(7, 7, 0)
 
 
-def test_an_acknowledgement_at_the_same_moment_is_taken_into_account(place: Place, target: VirtualTarget, client: VirtualTargetClient) -> None:
+def test_an_acknowledgement_at_the_same_moment_is_taken_into_account(place: Place, target: ScaleTarget, client: VirtualTargetClient) -> None:
     target.apply(4, 4, now_s=0.0)
     target.apply(5, 5, now_s=0.0)
     late = VirtualTarget(Interleaved(place.store(), before_swap=lambda: client.complete(client.get())), "late")
@@ -195,7 +201,7 @@ def test_an_acknowledgement_at_the_same_moment_is_taken_into_account(place: Plac
     assert target.fleet() == Fleet(WorkerCounts(4, starting=1), WorkerCounts(4, starting=1))
 
 
-def test_a_decision_at_the_same_moment_does_not_lose_the_acknowledgement(place: Place, target: VirtualTarget) -> None:
+def test_a_decision_at_the_same_moment_does_not_lose_the_acknowledgement(place: Place, target: ScaleTarget) -> None:
     target.apply(1, 1, now_s=0.0)
     target.apply(2, 2, now_s=0.0)
     client = VirtualTargetClient(Interleaved(place.store(), before_swap=lambda: target.apply(2, 2, now_s=1800.0)))
@@ -203,7 +209,16 @@ def test_a_decision_at_the_same_moment_does_not_lose_the_acknowledgement(place: 
     assert (place.value("decision_id"), place.value("scaled_decision_id")) == ("1", "0")
 
 
-def test_a_waiting_client_wakes_up(place: Place, target: VirtualTarget) -> None:
+def test_keys_deleted_at_the_same_moment_do_not_leave_half_a_decision(place: Place, target: ScaleTarget, client: VirtualTargetClient) -> None:
+    target.apply(1, 5, now_s=0.0)
+    client.complete(client.get())
+    reset = VirtualTarget(Interleaved(place.store(), before_swap=place.clear), "reset")
+    assert reset.apply(2, 5, now_s=60.0).outcome is Outcome.WAITING
+    assert reset.apply(2, 5, now_s=120.0).outcome is Outcome.APPLIED
+    assert client.get() == VirtualDecision(2, 5, 0)
+
+
+def test_a_waiting_client_wakes_up(place: Place, target: ScaleTarget) -> None:
     target.apply(1, 1, now_s=0.0)
     waiting = threading.Event()
     client = VirtualTargetClient(Interleaved(place.store(), before_wait=waiting.set))
@@ -217,7 +232,7 @@ def test_a_waiting_client_wakes_up(place: Place, target: VirtualTarget) -> None:
     assert woken == [True]
 
 
-def test_a_decision_made_between_get_and_wait_is_not_missed(target: VirtualTarget, client: VirtualTargetClient) -> None:
+def test_a_decision_made_between_get_and_wait_is_not_missed(target: ScaleTarget, client: VirtualTargetClient) -> None:
     target.apply(1, 1, now_s=0.0)
     decision = client.get()
     client.complete(decision)

@@ -48,6 +48,11 @@ def test_a_left_over_acknowledgement_does_not_acknowledge_a_new_decision() -> No
     assert (state.decision_id, state.acknowledged) == (5, False)
 
 
+def test_half_a_decision_is_not_waited_for() -> None:
+    step = decide(VirtualState(num_prefill_workers=1, decision_id=3, scaled_decision_id=2), 1, 1, 0.0)
+    assert (step.applied.outcome, step.state.decision_id) == (Outcome.APPLIED, 4)
+
+
 def test_a_clock_set_back_starts_the_wait_anew() -> None:
     state = decide(decide(VirtualState(), 1, 1, 0.0).state, 2, 2, 1_000_000.0).state
     state = decide(state, 2, 2, 100.0).state

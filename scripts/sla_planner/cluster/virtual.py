@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from sla_planner.cluster.etcd_gateway import parse_endpoint
-from sla_planner.cluster.target import Applied, Fleet, Outcome
+from sla_planner.cluster.target import Applied, Fleet, Outcome, ScaleTarget
 from sla_planner.cluster.virtual_etcd import EtcdStore
 from sla_planner.cluster.virtual_file import FileStore
 from sla_planner.cluster.virtual_protocol import UNSET, acknowledge, decide, fleet
@@ -55,7 +55,7 @@ class VirtualTarget:
 
     def _overtaken(self, decision_id: int, prefill: int, decode: int) -> str:
         return (
-            f"Not asking for prefill={prefill}, decode={decode}: another program wrote decision {decision_id} to {self._store.place} "
+            f"Not asking for prefill={prefill}, decode={decode}: another program set decision_id to {decision_id} in {self._store.place} "
             "at the same moment; let only one planner act on a target"
         )
 
@@ -105,7 +105,7 @@ class VirtualTargetClient:
                 return
 
 
-def open_virtual_target(url: str, namespace: str = DEFAULT_NAMESPACE, name: str = "") -> VirtualTarget:
+def open_virtual_target(url: str, namespace: str = DEFAULT_NAMESPACE, name: str = "") -> ScaleTarget:
     """The planner's end of `url`, called `name` (default: the place). Opens nothing yet. `UsageError` for a bad URL.
 
     `namespace` tells targets apart in etcd; a file holds one target.

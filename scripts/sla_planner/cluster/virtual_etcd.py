@@ -3,7 +3,8 @@
     v1/{namespace}/planner/{key}        Dynamo's four keys, ASCII integers
     v1/{namespace}/sla-planner/{key}    our notes: outside the prefix that Dynamo's client watches, so that a note never wakes it
 
-All are read in one transaction, at one revision R. A write is one transaction too: "if no key was modified after R, put those that differ".
+All are read in one transaction, at one revision R. A write is one transaction too: "if no key was modified or deleted after R, put those that
+differ".
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ class EtcdStore:
     def swap(self, seen: Snapshot, state: VirtualState) -> bool:
         before, after = asdict(seen.state), asdict(state)
         next_revision = str(seen.revision + 1)
-        transaction = {
-            "compare": [{"key": self._key(key), "target": "MOD", "result": "LESS", "mod_revision": next_revision} for key in KEYS],
-            "success": [{"request_put": {"key": self._key(key), "value": _base64(str(after[key]))}} for key in KEYS if after[key] != before[key]],
-        }
-        return bool(self._gateway.unary("/v3/kv/txn", transaction).get("succeeded", False))
+        untouched = [{"key": self._key(key), "target": "MOD", "result": "LESS", "mod_revision": next_revision} for key in KEYS]
+        still_there = [
+            {"key": self._key(key), "target": "CREATE", "result": "GREATER", "create_revision": "0"} for key in KEYS if before[key] != UNSET
+        ]
+        puts = [{"request_put": {"key": self._key(key), "value": _base64(str(after[key]))}} for key in KEYS if after[key] != before[key]]
+        answer = self._gateway.unary("/v3/kv/txn", {"compare": untouched + still_there, "success": puts})
+        return bool(answer.get("succeeded", False))
 
     def wait_for_change(self, seen: Snapshot, timeout_s: float) -> None:
         watch_s = min(timeout_s, _WATCH_S)

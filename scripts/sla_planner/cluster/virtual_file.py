@@ -32,7 +32,7 @@ class FileStore:
     """`VirtualStore` in the file `path`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
+        self._path = Path(os.path.realpath(path))  # one file, one lock, whatever link leads to it
         self.place = str(path)
 
     def read(self) -> Snapshot:

@@ -9,7 +9,7 @@ Keys of NVIDIA Dynamo's `VirtualConnector` (-1 = unset):
 A decision is acknowledged once scaled_decision_id >= decision_id. A new target is
 
     the counts asked for already              unchanged, nothing is written
-    while the last one is unacknowledged      waiting, nothing is asked for, until `MAX_WAIT_S` have passed since the first such tick
+    while the last one is unacknowledged      waiting, nothing is asked for until `MAX_WAIT_S` have passed since the first such tick
     else                                      decision_id + 1 and both counts, in one write
 
 Our own notes stand beside these keys, because the protocol keeps neither past counts nor times, and a planner started anew for every tick
@@ -77,12 +77,12 @@ def decide(state: VirtualState, prefill: int, decode: int, now_s: float) -> Step
     if state.decided and (prefill, decode) == (state.num_prefill_workers, state.num_decode_workers):
         return Step(state, Applied(Outcome.UNCHANGED, f"No scaling needed ({asked})"))
     following = _following(state, prefill, decode)
-    if state.acknowledged:
+    if state.acknowledged or not state.decided:
         return Step(following, Applied(Outcome.APPLIED, f"Decision {following.decision_id} written ({asked})"))
     waiting = _waiting(state, now_s)
     waited_s = now_s - waiting.waiting_since
     if waited_s < MAX_WAIT_S:
-        why = f"decision {state.decision_id} is not acknowledged yet, waiting {waited_s:.0f} s of at most {MAX_WAIT_S:.0f} s"
+        why = f"decision {state.decision_id} is not acknowledged yet, waited {waited_s:.0f} s of at most {MAX_WAIT_S:.0f} s"
         return Step(waiting, Applied(Outcome.WAITING, f"Not asking for {asked}: {why}"))
     why = f"decision {state.decision_id} was not acknowledged within {MAX_WAIT_S:.0f} s"
     return Step(following, Applied(Outcome.APPLIED, f"Decision {following.decision_id} written ({asked}) although {why}"))
