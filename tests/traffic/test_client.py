@@ -192,7 +192,9 @@ def test_a_server_that_loads_or_is_gone_is_unreachable(serving, closed_port):
         asyncio.run(served_models(f"http://127.0.0.1:{closed_port}"))
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://", "http://host:99999", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "ftp://x", "http://", "http://host:99999", "http://[::1", "http://a..b", "http://a b", "http://a?b=c"]
+)
 def test_an_address_that_is_none_is_told(url):
     with pytest.raises(UsageError, match="not the address of a server"):
         StreamingClient(Server(url, "m"), seed=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sla_planner.config_words import masked
 from sla_planner.plan.settings import Sla
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 SCENARIOS = ("steady", "spike", "long-context")
 SAMPLE = "sample"
 TERMINAL_S, LOG_S = 0.5, 5.0  # between two progress lines
+CLEAR_LINE = "\r\033[K"
 SEEDS = 2**32
 
 log = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ def command(**flags: Any) -> None:
     traffic, trace = _traffic(flags, seed)
     server, run = asyncio.run(_measure(flags, trace, seed))
     summary = summarize(run, Promise(flags["ttft"], flags["itl"], flags["attainment"]))
-    setting = {"url": server.url, "model": server.model, "endpoint": str(server.endpoint), "traffic": traffic, "seed": seed}
+    setting = {"url": masked(server.url), "model": server.model, "endpoint": str(server.endpoint), "traffic": traffic, "seed": seed}
     click.echo(json.dumps(setting | summary.to_json()) if flags["as_json"] else _told(setting, summary))
     if flags["output"]:
         _write(flags["output"], run)
@@ -156,8 +158,12 @@ async def _measure(flags: dict[str, Any], trace: Trace, seed: int) -> tuple[Serv
     watch = Watch(_on_terminal(trace) if terminal else _in_log(trace), TERMINAL_S if terminal else LOG_S)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, watch.stop.set)
+    log.info("Sending %s requests over %.0f s to %s (model %s)", f"{len(trace):,}", trace.end_s, masked(server.url), model)
     async with StreamingClient(server, seed=seed) as client:
-        return server, await replay(client, trace, watch)
+        run = await replay(client, trace, watch)
+    if terminal:
+        click.echo(CLEAR_LINE, nl=False, err=True)
+    return server, run
 
 
 async def _model(url: str, asked: str | None) -> str:
@@ -168,7 +174,7 @@ async def _model(url: str, asked: str | None) -> str:
     if asked:
         return asked
     if not served:
-        raise UsageError(f"{url} lists no model", hint="name one with --model")
+        raise UsageError(f"{masked(url)} lists no model", hint="name one with --model")
     return served[0]
 
 
@@ -191,8 +197,7 @@ def _progress(trace: Trace, progress: Progress) -> str:
 
 def _on_terminal(trace: Trace) -> Any:
     def show(progress: Progress) -> None:
-        done = progress.finished == progress.requests
-        click.echo("\r\033[K" + ("" if done else _progress(trace, progress)), nl=False, err=True)
+        click.echo(CLEAR_LINE + _progress(trace, progress), nl=False, err=True)
 
     return show
 

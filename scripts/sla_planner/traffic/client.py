@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import numpy as np
 
+from sla_planner.config_words import masked
 from sla_planner.errors import UnreachableError, UsageError
 
 # Entries of equal width: a prompt is one table look-up. Token ids from 1000 on are plain text in common tokenizers; small ones end below 4000.
@@ -101,6 +102,7 @@ class StreamingClient:
     async def __aenter__(self) -> StreamingClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),  # every request is another user; a sticky session would send all to one replica
             timeout=aiohttp.ClientTimeout(total=self._server.timeout_s),
             # A compressing proxy in between would hold tokens back.
             headers={"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"},
@@ -245,11 +247,12 @@ def base_url(url: str) -> str:
     """`http://host:port/v1` for a server's address. Raises UsageError when it is none."""
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = (parts.hostname or "").encode("idna")
+        valid = parts.scheme in ("http", "https") and host and parts.port != 0 and not parts.query and not any(map(str.isspace, url))
     except ValueError:
         valid = False
     if not valid:
-        raise UsageError(f"{url!r} is not the address of a server", hint="give one like http://127.0.0.1:8000")
+        raise UsageError(f"{masked(url)!r} is not the address of a server", hint="give one like http://127.0.0.1:8000")
     return url.rstrip("/").removesuffix("/v1") + "/v1"
 
 
@@ -263,9 +266,11 @@ async def served_models(url: str, *, timeout_s: float = 10.0) -> list[str]:
         ):
             body = await response.read()
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
-        raise UnreachableError(f"no answer from {address} ({str(error) or 'timeout'})", hint="check --url and that the server is up") from error
+        raise UnreachableError(
+            f"no answer from {masked(address)} ({str(error) or 'timeout'})", hint="check --url and that the server is up"
+        ) from error
     if response.status >= 500:
-        raise UnreachableError(f"{address} answers HTTP {response.status}: {_one_line(body)}", hint="wait until the server is ready")
+        raise UnreachableError(f"{masked(address)} answers HTTP {response.status}: {_one_line(body)}", hint="wait until the server is ready")
     try:
         return [str(model["id"]) for model in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError):

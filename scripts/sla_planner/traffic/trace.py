@@ -63,8 +63,9 @@ class Trace:
         """The requests with start_s <= arrival < end_s, with `start_s` as the new zero. Raises TraceError when there are none."""
         first, last = np.searchsorted(self.arrival_s, (start_s, end_s))
         if not last > first or start_s < 0:
+            until = "" if end_s == math.inf else f" and before {end_s:g} s"
             raise TraceError(
-                f"no request arrives between {start_s:g} s and {end_s:g} s",
+                f"no request arrives after {start_s:g} s{until}",
                 hint=f"the trace holds {len(self)} requests from {self.arrival_s[0]:g} s to {self.end_s:g} s",
             )
         return Trace(self.arrival_s[first:last] - start_s, self.isl_tokens[first:last], self.osl_tokens[first:last])
@@ -137,16 +138,17 @@ def _csv_rows(text: str, path: str) -> Iterator[_Row]:
         header = [name.strip() for name in next(reader, [])]
         if missing := [name for name in _COLUMNS if name not in header]:
             raise TraceError(f"{path}: line 1: no column {', '.join(missing)} in {','.join(header)[:80]!r}", hint=f"start with {','.join(_COLUMNS)}")
-        places = [header.index(name) for name in _COLUMNS]
+        at, isl, osl = (header.index(name) for name in _COLUMNS)
+        width = max(at, isl, osl) + 1
         for cells in reader:
             if not cells:
                 continue
-            if len(cells) <= max(places):
+            if len(cells) < width:
                 raise TraceError(
                     f"{path}: line {reader.line_num}: {len(cells)} of {len(header)} columns", hint="complete the line; a cut-off file ends like this"
                 )
-            arrival, isl, osl = (_number(cells[place], name, path, reader.line_num) for place, name in zip(places, _COLUMNS, strict=True))
-            yield reader.line_num, arrival, isl, osl
+            line = reader.line_num
+            yield line, _number(cells[at], "arrival_s", path, line), _number(cells[isl], "isl", path, line), _number(cells[osl], "osl", path, line)
     except csv.Error as error:
         raise TraceError(f"{path}: line {reader.line_num}: not CSV ({error})", hint="separate plain numbers with commas") from error
 
@@ -169,9 +171,9 @@ def _jsonl_rows(text: str, path: str) -> Iterator[_Row]:
 
 def _number(value: object, name: str, path: str, line: int) -> float:
     try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return float(value)
-    except (ValueError, OverflowError):
+        if not isinstance(value, bool):
+            return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         pass
     raise TraceError(f"{path}: line {line}: {name} is not a number: {repr(value)[:40]}", hint="every request needs its arrival, ISL and OSL")
 
