@@ -34,7 +34,8 @@ MIN_SCRAPES = 4
 _RETRY = Retry(total=1, backoff_factor=0.1, status_forcelist=(502, 503, 504), raise_on_status=False)
 
 T = TypeVar("T")
-Answers = Mapping[tuple[Measure, Part], list[dict[str, Any]]]
+Rows = list[tuple[str, float]]  # (`le` label or "", value)
+Answers = Mapping[tuple[Measure, Part], Rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +99,22 @@ class PrometheusSource:
         if down:
             raise UnreachableError(f"{down:.0f} of the servers cannot be scraped (up == 0): their part of the load is not seen")
 
-    def _ask(self, query: str, at_s: float) -> list[dict[str, Any]]:
+    def _ask(self, query: str, at_s: float) -> Rows:
         """The rows that `query` gives at `at_s`. Raises UnreachableError for whatever can go wrong."""
         url = self._access.url
         try:
             answer = self._client.custom_query(query, params={"time": f"{at_s:.3f}"})
+            return [(row["metric"].get("le", ""), float(row["value"][1])) for row in answer]
         except PrometheusApiClientException as error:
             raise UnreachableError(f"{url}: {str(error)[:200]}") from None
         except requests.Timeout:
             raise UnreachableError(f"{url}: no answer within {self._access.timeout_s:g} s") from None
-        except (requests.JSONDecodeError, KeyError, TypeError):
+        except requests.JSONDecodeError:
             raise UnreachableError(f"{url} did not answer as Prometheus does") from None
         except requests.RequestException as error:
             raise UnreachableError(f"{url}: no answer ({type(error).__name__})") from None
-        if not isinstance(answer, list):
-            raise UnreachableError(f"{url} did not answer as Prometheus does")
-        return answer
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            raise UnreachableError(f"{url} did not answer as Prometheus does") from None
 
     def _of_model(self) -> str:
         return f' of model "{self._model}"' if self._model and self._family.model_label else ""
@@ -186,17 +187,10 @@ def _distribution(answers: Answers, measure: Measure, kind: MetricKind) -> Distr
     if kind is MetricKind.TOTALS:
         number = _number(answers[measure, Part.NUMBER])
         return None if total is None or number is None else Distribution(count=number, total=total)
-    buckets = added_buckets((str(row["metric"].get("le", "")), _value(row)) for row in answers[measure, Part.BUCKETS])
+    buckets = added_buckets(answers[measure, Part.BUCKETS])
     return None if total is None or not buckets else Distribution(count=buckets[-1][1], total=total, cumulative=buckets)
 
 
-def _number(answer: list[dict[str, Any]]) -> float | None:
+def _number(rows: Rows) -> float | None:
     """The value of an answer of one row; None for no row."""
-    return _value(answer[0]) if answer else None
-
-
-def _value(row: Any) -> float:
-    try:
-        return float(row["value"][1])
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise UnreachableError("Prometheus answered a row without a value") from None
+    return rows[0][1] if rows else None
