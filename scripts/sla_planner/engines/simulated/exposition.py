@@ -61,7 +61,7 @@ class FrontendMetrics:
         self.duration_s = Histogram(DURATION_S)
         self.isl_tokens = Histogram(ISL_TOKENS)
         self.osl_tokens = Histogram(OSL_TOKENS)
-        self.inflight = self.queued = self.disconnected = self.output_tokens = 0
+        self.inflight = self.queued = self.output_tokens = 0
         self._model = model
         self._started: Counter[tuple[Endpoint, str]] = Counter()
         self._finished: Counter[tuple[Endpoint, str, str]] = Counter()
@@ -91,7 +91,6 @@ class FrontendMetrics:
         for name, value, documentation in (
             ("inflight_requests", self.inflight, "Number of inflight requests"),
             ("queued_requests", self.queued, "Number of requests without a first token yet"),
-            ("disconnected_clients", self.disconnected, "Number of disconnected clients"),
         ):
             family = GaugeMetricFamily(FRONTEND + name, documentation, labels=["model"])
             family.add_metric([model], value)

@@ -149,7 +149,6 @@ class EngineServer:
         finally:
             if error_type == "cancelled":
                 self._fleet.cancel(request)
-                self._metrics.disconnected += 1
             self._metrics.finished(call, osl_tokens=answer.emitted, duration_s=self._loop.time() - arrived_s, error_type=error_type)
 
     async def _whole(self, served: Served) -> web.StreamResponse:

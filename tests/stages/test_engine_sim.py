@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sla_planner.cli import run
+from sla_planner.cluster.virtual import open_virtual_target
+
+READY = re.compile(r"engine-sim ready on (http://127\.0\.0\.1:\d+) \(model (\S+), (.*)\)\n")
+
+
+@contextmanager
+def engine(*flags: str) -> Iterator[tuple[subprocess.Popen[str], re.Match[str]]]:
+    command = [sys.executable, "-m", "sla_planner", "engine-sim", "--port", "0", "--time-scale", "10", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            ready = READY.fullmatch(process.stdout.readline())
+            assert ready, process.communicate()[1]
+            yield process, ready
+        finally:
+            process.kill()
+
+
+@pytest.fixture(autouse=True)
+def _handlers_of_pytest() -> Iterator[None]:
+    """A stage that runs in this process sends log lines to the stderr of the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def state(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{url}/sim/state", timeout=10) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serves_the_shipped_profile_until_a_signal(number):
+    with engine("--model", "tiny", "--mode", "agg") as (process, ready):
+        assert ready.groups()[1:] == ("tiny", "agg: 1 worker")
+        body = {"prompt": [1] * 500, "max_tokens": 10, "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
+        with urllib.request.urlopen(f"{ready[1]}/v1/completions", json.dumps(body).encode(), timeout=10) as answer:
+            events = answer.read().decode().split("\n\n")
+        assert json.loads(events[-3].removeprefix("data: "))["usage"] == {"prompt_tokens": 500, "completion_tokens": 10, "total_tokens": 510}
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=10)
+        assert (process.returncode, stdout, stderr) == (0, "", "")
+
+
+def test_follows_a_virtual_target(tmp_path):
+    place = f"file:{tmp_path / 'fleet.json'}"
+    planner = open_virtual_target(place)
+    with engine("--virtual-target", place, "--decode-workers", "2") as (process, ready):
+        assert ready[3] == "disagg: 1 prefill, 2 decode"
+        planner.apply(2, 3, now_s=time.time())
+        give_up_s = time.monotonic() + 20
+        while (fleet := planner.fleet()) is None or (fleet.prefill.ready, fleet.decode.ready) != (2, 3):
+            assert process.poll() is None
+            assert time.monotonic() < give_up_s
+            time.sleep(0.01)
+        workers = state(ready[1])["workers"]
+        assert [[worker["state"] for worker in workers[role]] for role in ("prefill", "decode")] == [["ready"] * 2, ["ready"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--tp", "64"], "the profile has no TP64; it was measured at: TP1"),
+        (["--mode", "agg", "--decode-workers", "3"], "an aggregated engine is one worker; leave out --prefill-workers"),
+        (["--mode", "agg", "--virtual-target", "file:x"], "an aggregated engine is one worker and follows no target"),
+        (["--virtual-target", "x"], "virtual target 'x' is "),
+        (["--time-scale", "0"], "time-scale is 0.0; give a positive factor"),
+        (["--fault", "now"], "fault: Invalid JSON"),
+        (["--fault", '{"kind": "crash", "worker": "decode-9"}', "--port", "0"], "there is no worker 'decode-9'; workers: prefill-0, decode-0"),
+        (["--profile", "no/such/folder"], "no/such/folder"),
+        (["--port", "70000"], "70000 is not in the range"),
+    ],
+)
+def test_what_a_user_got_wrong_is_one_line(flags, line, capsys):
+    assert run(["engine-sim", *flags]) == 2
+    error = capsys.readouterr().err
+    assert line in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_help_needs_no_heavy_import():
+    script = "import sys; from sla_planner.cli import run; run(['engine-sim', '--help']); sys.exit(bool({'numpy', 'aiohttp'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_the_profile_can_be_a_folder_of_the_user(tmp_path):
+    from sla_planner.store.profile_files import sample_profile_dir
+
+    folder = tmp_path / "results"
+    for part in ("selected_prefill_interpolation", "selected_decode_interpolation"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "raw_data.npz").write_bytes(Path(sample_profile_dir() / part / "raw_data.npz").read_bytes())
+    with engine("--profile", str(folder), "--tp", "1") as (_, ready):
+        assert state(ready[1])["timing"]["steps"] == 0
