@@ -33,16 +33,20 @@ class AdaptiveLevel:
     variance: float = VARIANCE_START
     count: int = 0
 
+    @property
+    def scatter(self) -> float:
+        """The usual distance of a value from the level, in the values' unit."""
+        return math.sqrt(self.variance * (self.level + OFFSET))
+
     def observe(self, x: float) -> AdaptiveLevel:
         """The level after one more value."""
         if self.count == 0:
             return AdaptiveLevel(x, self.variance, 1)
         n = self.count + 1
-        scale = self.level + OFFSET
-        z = (x - self.level) / math.sqrt(self.variance * scale)
+        z = (x - self.level) / self.scatter
         surprise = z if z > 0 else -z * DOWNWARD
         ramp = min(max((surprise - RAMP_FROM) / (RAMP_TO - RAMP_FROM), 0.0), 1.0)
         gain = max(GAIN + (1.0 - GAIN) * ramp, 1.0 / n)
-        squared = min((x - self.level) ** 2 / scale, RAMP_TO**2 * self.variance)
+        squared = min((x - self.level) ** 2 / (self.level + OFFSET), RAMP_TO**2 * self.variance)
         variance = self.variance + max(VARIANCE_GAIN, 1.0 / n) * (squared - self.variance)
         return AdaptiveLevel(self.level + gain * (x - self.level), max(variance, VARIANCE_FLOOR), n)
