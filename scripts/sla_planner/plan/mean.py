@@ -11,7 +11,8 @@ with rate, isl and osl as forecast for the next interval. TTFT does not enter: p
 
 Two deviations, both where the original answers nonsense:
 
-* No batch holds itl*. The original takes the lowest throughput of the profile, and asks for 21 workers where 2 carry the load. Here the SLA is declared infeasible, the lowest ITL is named, and decode is sized at `INFEASIBLE_MARGIN` times that.
+* No batch holds itl*. The original takes the lowest throughput of the profile, and asks for 21 workers where 2 carry the load. Here the SLA is
+  declared infeasible, the lowest ITL is named, and decode is sized at `INFEASIBLE_MARGIN` times that.
 * The profile's interpolation gives a throughput that is not positive (cubic surfaces overshoot). Here Little's law on the interpolated latency,
   tokens/s = batch / ITL or isl / TTFT, takes its place, and a verdict says so.
 """
