@@ -31,8 +31,8 @@ def html(report: RunReport, pictures: Mapping[str, bytes]) -> str:
     environment = Environment(loader=PackageLoader("sla_planner", "report/templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template("run.html.j2").render(
         title=report.title,
-        result=result(report),
-        price=price(report),
+        result=_unbroken(result(report)),
+        price=_unbroken(price(report)),
         kept=report.kept,
         promised=promised_share(report.promise.attainment),
         verdicts=list(dict.fromkeys(verdict for tick in report.ticks for verdict in tick.decision.verdicts)),
@@ -52,6 +52,11 @@ def html(report: RunReport, pictures: Mapping[str, bytes]) -> str:
         ticks=[_tick_row(tick, report.start_s) for tick in report.ticks],
         facts=report.facts,
     )
+
+
+def _unbroken(text: str) -> str:
+    """A number and its unit stay on one line."""
+    return text.replace(" ms", "\u00a0ms").replace(" %", "\u00a0%")
 
 
 def _inline(png: bytes) -> str:

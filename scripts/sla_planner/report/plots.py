@@ -22,7 +22,7 @@ from sla_planner.errors import UsageError
 from sla_planner.plan.decision import Role
 from sla_planner.report.run import Floats, RunReport, changes
 from sla_planner.report.series import asked_steps, fleet_steps, rate, rolling, time_unit, window_s
-from sla_planner.report.wording import price, result
+from sla_planner.report.wording import price, promised_share, result
 
 try:
     import matplotlib
@@ -31,8 +31,6 @@ try:
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 except ImportError as missing:
     raise UsageError("pictures need matplotlib, which is not installed", hint="pip install 'sla-planner[plots]'") from missing
-
-matplotlib.use("Agg")
 
 DPI = 200
 WIDTH_IN = 8.0
@@ -176,7 +174,8 @@ def _figure(report: RunReport, panels: Sequence[Callable[[Axes, RunReport], None
 
 
 def _headline(figure: Figure, report: RunReport, height_in: float) -> None:
-    figure.text(0.08 / WIDTH_IN, 1 - 0.12 / height_in, result(report), fontsize=10.5, fontweight="bold", va="top")
+    told = f"{result(report)} (promised {promised_share(report.promise.attainment)})"
+    figure.text(0.08 / WIDTH_IN, 1 - 0.12 / height_in, told, fontsize=10.5, fontweight="bold", va="top")
     below = ". ".join(part for part in (price(report)[:1].upper() + price(report)[1:], textwrap.shorten(report.title, 70)) if part)
     figure.text(0.08 / WIDTH_IN, 1 - 0.335 / height_in, below, fontsize=7.8, color=MUTED, va="top")
 

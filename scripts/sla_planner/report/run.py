@@ -10,7 +10,7 @@ Times are seconds since the run began; only ticks carry epoch seconds, and `star
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class Requests:
 
     def __post_init__(self) -> None:
         _same_length(self, "requests")
+        if np.any(np.diff(self.arrival_s) < 0):
+            raise ValueError("requests: not in order of arrival")
 
     @property
     def count(self) -> int:
@@ -121,7 +123,11 @@ class RunReport:
     decode: RoleUse
     workers: WorkerSamples | None = None
     rows: tuple[Row, ...] = ()
-    facts: tuple[tuple[str, str], ...] = field(default=())
+    facts: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.duration_s > 0:
+            raise ValueError(f"a run lasts longer than {self.duration_s} s")
 
     def use(self, role: Role) -> RoleUse:
         return self.prefill if role is Role.PREFILL else self.decode
