@@ -31,8 +31,8 @@ e2e: $(VENV)/.dev-installed ## run the tests that need a Prometheus server on PA
 	@command -v prometheus >/dev/null || { echo "make e2e: no prometheus on PATH; install it, e.g. apt-get install prometheus"; exit 1; }
 	$(BIN)/python -m pytest -m e2e $(ARGS)
 
-bench: $(VENV)/.dev-installed ## print the benchmark tables
-	$(BIN)/python -m tests.bench $(ARGS)
+bench: $(VENV)/.dev-installed ## print the benchmark tables (ARGS=--quick: short)
+	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench $(ARGS) || exit 1; done
 
 docs: $(VENV)/.run-installed ## write the flag references (jobs/*/flags.md)
 	$(BIN)/python -m sla_planner.flag_reference jobs

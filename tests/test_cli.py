@@ -62,8 +62,8 @@ class TestLazy:
         assert seen["text"].startswith(f"Usage: sla-planner {name} ")
         assert sorted(set(HEAVY) & set(seen["modules"])) == []
 
-    def test_every_stage_module_is_in_the_table(self):
-        modules = {file.stem.replace("_", "-") for file in STAGES_DIR.glob("[!_]*.py")}
+    def test_every_module_with_a_command_is_in_the_table(self):
+        modules = {file.stem.replace("_", "-") for file in STAGES_DIR.glob("*.py") if "\ndef command(" in file.read_text()}
         assert modules == set(cli.STAGES)
 
 

@@ -1,6 +1,6 @@
 """How many streams the simulated engine carries on one core, and how well its steps keep to the law.
 
-    python tests/bench/bench_engine_sim.py [--seconds 5] [--time-scale 1]
+    python tests/bench/bench_engine_sim.py [--seconds 5] [--time-scale 1] [--quick]
 
 One decode worker holds all streams. The server runs in a process of its own; this one only drains what it sends. Error = |real - lawful| / lawful of
 the last 1000 steps, CPU = CPU seconds of the server per second. Read the table beside the load of the machine, which is printed too.
@@ -29,11 +29,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=5.0, help="measured per row")
     parser.add_argument("--time-scale", type=float, default=1.0)
+    parser.add_argument("--quick", action="store_true", help="one row of one second")
     flags = parser.parse_args()
+    rows, seconds = (STREAMS[:1], 1.0) if flags.quick else (STREAMS, flags.seconds)
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     print("| streams | step ms | tokens/s | error p50 | error p95 | late steps | CPU |\n|---|---|---|---|---|---|---|")
-    for streams in STREAMS:
-        print(asyncio.run(measure(streams, flags.seconds, flags.time_scale)), flush=True)
+    for streams in rows:
+        print(asyncio.run(measure(streams, seconds, flags.time_scale)), flush=True)
 
 
 async def measure(streams: int, seconds: float, time_scale: float) -> str:

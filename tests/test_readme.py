@@ -1,0 +1,115 @@
+"""Every command in a README works.
+
+A ```bash block after `<!-- run -->` is run line by line, with port 8000 replaced by a free one and /tmp by an empty folder; a line that ends in `&`
+runs on until the end, and the next one waits for its first output. In all other blocks every command is checked: `make` knows the target,
+`sla-planner` the stage and its flags. ```yaml blocks are planner configurations and must load. Relative links must lead somewhere.
+"""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from sla_planner.cli import PROGRAM, group
+from sla_planner.config import load
+from sla_planner.errors import UsageError
+from sla_planner.planner_config import PlannerConfig
+
+ROOT = Path(__file__).parents[1]
+READMES = sorted([ROOT / "README.md", *ROOT.glob("*/README.md")])
+BLOCK = re.compile(r"^(<!-- run -->\n)?```(bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BIN = Path(sys.executable).parent
+OTHER_COMMANDS = {"source", "cat"}
+
+
+def blocks(language, run):
+    return [
+        pytest.param(text, id=f"{readme.parent.name}: {text.splitlines()[0][:40]}")
+        for readme in READMES
+        for marked, kind, text in BLOCK.findall(readme.read_text())
+        if kind == language and bool(marked) == run
+    ]
+
+
+def commands(text):
+    for line in text.replace("\\\n", " ").splitlines():
+        words = [word for word in shlex.split(line, comments=True) if word != "&"]
+        if words:
+            yield words
+
+
+def check(words):
+    program, *args = words
+    if program == "make":
+        subprocess.run(["make", "-n", *args], cwd=ROOT, check=True, capture_output=True)
+    elif program == PROGRAM:
+        context = click.Context(group, info_name=PROGRAM)
+        name, stage, rest = group.resolve_command(context, args)
+        flags = stage.make_context(name, rest, parent=context).params
+        if name == "planner" and not flags["config"]:
+            load(PlannerConfig, flags, {})
+    elif (ROOT / program).exists():
+        assert os.access(ROOT / program, os.X_OK)
+    elif program.startswith(".venv/bin/"):
+        assert (BIN / Path(program).name).exists()
+    else:
+        assert program in OTHER_COMMANDS, f"no check for {program}"
+
+
+@pytest.mark.parametrize("text", blocks("bash", run=False))
+def test_the_commands_exist_and_take_these_flags(text):
+    for words in commands(text):
+        check(words)
+
+
+@pytest.mark.parametrize("text", blocks("yaml", run=False))
+def test_the_configurations_load(text, tmp_path):
+    file = tmp_path / "planner.yaml"
+    file.write_text(text)
+    assert load(PlannerConfig, {"config": str(file)}, {}).config.targets
+
+
+@pytest.mark.parametrize("text", blocks("bash", run=True))
+def test_the_commands_run(text, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    background = []
+    try:
+        for line in text.replace("8000", str(port)).replace("/tmp", str(tmp_path)).splitlines():
+            program = shlex.split(line.rstrip(" &"))
+            if line.endswith("&"):
+                process = subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                background.append(process)
+                assert process.stdout is not None
+                assert process.stdout.readline(), f"{line}: ended without a word"
+            else:
+                subprocess.run(program, cwd=ROOT, env=environment, check=True, timeout=60)
+        assert [process.args for process in background if process.poll() is not None] == [], "ended early"
+    finally:
+        for process in background:
+            process.send_signal(signal.SIGTERM)
+        for process in background:
+            print(f"{process.args}:\n{process.communicate(timeout=30)[0]}")
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda file: file.parent.name)
+def test_the_links_lead_somewhere(readme):
+    text = re.sub(r"<!--.*?-->", "", readme.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#]+)", text):
+        assert link.startswith("https://") or (readme.parent / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    "words", [["make", "no-such-target"], ["sla-planner", "planner", "--no-such-flag"], ["no-such-program"], ["sla-planner", "x"]], ids=" ".join
+)
+def test_a_wrong_command_is_noticed(words):
+    with pytest.raises((subprocess.CalledProcessError, click.UsageError, UsageError, AssertionError)):
+        check(words)
