@@ -120,7 +120,7 @@ def test_on_a_terminal_progress_is_one_line_that_goes_away(engine):
                 seen += block
     os.close(ours)
     assert process.returncode == 0
-    assert b"\r\x1b[K50 of 50 requests sent, " in seen
+    assert b"\r\x1b[K50 of 50 sent, " in seen
     assert seen.endswith(b"\r\x1b[K")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ SAMPLE = "sample"
 TERMINAL_S, LOG_S = 0.5, 5.0  # between two progress lines
 CLEAR_LINE = "\r\033[K"
 SEEDS = 2**32
+OPEN_FILES = 10_240  # the most that macOS grants
 
 log = logging.getLogger(__name__)
 
@@ -182,8 +184,10 @@ def _allow_open_connections() -> None:
     """Every request in flight is an open file; the usual soft limit of 1024 would fail the ones above it."""
     import resource
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _progress(trace: Trace, progress: Progress) -> str:
@@ -192,17 +196,17 @@ def _progress(trace: Trace, progress: Progress) -> str:
     waiting = progress.sent - progress.finished
     rest_s = max(trace.end_s - progress.elapsed_s, 0.0)
     left = f"about {clock(rest_s)} left to send" if progress.sent < progress.requests else "all sent"
-    return f"{progress.sent:,} of {progress.requests:,} requests sent, {waiting:,} waiting, {progress.failed:,} failed; {left}"
+    return f"{progress.sent:,} of {progress.requests:,} sent, {waiting:,} waiting, {progress.failed:,} failed; {left}"
 
 
-def _on_terminal(trace: Trace) -> Any:
+def _on_terminal(trace: Trace) -> Callable[[Progress], None]:
     def show(progress: Progress) -> None:
         click.echo(CLEAR_LINE + _progress(trace, progress), nl=False, err=True)
 
     return show
 
 
-def _in_log(trace: Trace) -> Any:
+def _in_log(trace: Trace) -> Callable[[Progress], None]:
     def show(progress: Progress) -> None:
         from dataclasses import asdict
 
@@ -228,7 +232,7 @@ def _told(setting: dict[str, Any], summary: Summary) -> str:
     head = f"{setting['traffic']} against {setting['model']} at {setting['url']} ({setting['endpoint']}, seed {setting['seed']})"
     if not summary.sent:
         return f"{head}\nNo request was sent."
-    kept = "kept" if summary.inside >= promise.attainment * summary.sent else "missed"
+    kept = "kept" if summary.share(summary.inside) >= promise.attainment else "missed"
     share = share_inside(summary.inside, summary.sent)
     verdict = (
         f"{share} of {summary.sent:,} requests inside TTFT {promise.ttft_ms:g} ms and ITL {promise.itl_ms:g} ms; "
