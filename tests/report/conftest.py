@@ -126,7 +126,8 @@ def tick() -> Callable[..., Tick]:
     return make_tick
 
 
-def tiny_run() -> RunReport:
+@pytest.fixture
+def tiny() -> RunReport:
     """Ten seconds, four requests of which one is late and one is never answered, three ticks of which two change something."""
     return RunReport(
         title="tiny",
@@ -149,8 +150,3 @@ def tiny_run() -> RunReport:
         decode=RoleUse(gpu_s=52.0, peak_workers=4, gpus_per_worker=2),
         facts=(("Version", "0.1.0"),),
     )
-
-
-@pytest.fixture
-def tiny() -> RunReport:
-    return tiny_run()

@@ -76,7 +76,7 @@ def test_changes_and_every_tick_are_listed(tiny):
     ticks = [row for row in rows if len(row) == 8]
     assert [row[0] for row in ticks] == ["Time", "00:02", "00:04", "00:08"]
     assert ticks[1][1:7] == ["8.0 req/s", "180 ms", "22 ms", "1", "2", "No scaling needed (prefill=1, decode=2)"]
-    assert ticks[2][7] == "prefill load-up load 0.8 -> 1.6decode load-up load 0.8 -> 1.6"
+    assert ticks[2][7] == "prefill load-up: load 0.8 -> 1.6decode load-up: load 0.8 -> 1.6"
 
 
 def test_what_was_not_seen_is_called_unknown(tiny):

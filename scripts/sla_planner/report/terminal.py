@@ -112,7 +112,10 @@ def plain_line(state: LiveState) -> str:
 
 
 class LiveView:
-    """Shows states on `stream` as they come. A context manager: however the run ends, the cursor is back and the last picture stays."""
+    """Shows states on `stream` as they come. A context manager: however the run ends, the cursor is back and the last picture stays.
+
+    A signal counts as an end only where it is raised as an exception, as SIGINT is.
+    """
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str] = os.environ) -> None:
         self._stream = stream
