@@ -104,7 +104,7 @@ def _checked_prefill(measurement: PrefillMeasurement) -> PrefillMeasurement:
     keys = [place + key for key in _POINT_KEYS[0]]
     columns = [_floats([getattr(point, key) for point in measurement.points], place + key) for key in _POINT_KEYS[0]]
     _check_prefill(columns, keys)
-    points = sorted(set(measurement.points), key=lambda point: point.isl_tokens)
+    points = sorted(dict.fromkeys(measurement.points), key=lambda point: point.isl_tokens)
     for left, right in pairwise(points):
         if left.isl_tokens == right.isl_tokens:
             raise _contradiction(keys[0], f"{left.isl_tokens:g} tokens", left.ttft_ms, right.ttft_ms)
@@ -116,7 +116,7 @@ def _checked_decode(measurement: DecodeMeasurement) -> DecodeMeasurement:
     keys = [place + key for key in _POINT_KEYS[1]]
     columns = [_floats([getattr(point, key) for point in measurement.points], place + key) for key in _POINT_KEYS[1]]
     _check_decode(columns, keys, measurement.max_kv_tokens, place + MAX_KV_KEY)
-    points = sorted(set(measurement.points), key=lambda point: (point.context_tokens, point.kv_usage))
+    points = sorted(dict.fromkeys(measurement.points), key=lambda point: (point.context_tokens, point.kv_usage))
     for left, right in pairwise(points):
         if (left.context_tokens, left.kv_usage) == (right.context_tokens, right.kv_usage):
             at = f"KV usage {left.kv_usage:g}, context {left.context_tokens:g}"
@@ -131,6 +131,8 @@ def _check_prefill(columns: Sequence[Floats], keys: Sequence[str]) -> None:
 
 def _check_decode(columns: Sequence[Floats], keys: Sequence[str], max_kv_tokens: int, max_kv_key: str) -> None:
     _check_columns(columns, keys)
+    if not 1 <= max_kv_tokens <= _LARGEST:
+        raise ProfileError(f"{str(max_kv_tokens)[:20]} is no KV capacity", key=max_kv_key, hint="give the tokens that one engine's KV cache holds")
     kv_usage, context = columns[0], columns[1]
     if kv_usage.max() > 1:
         raise ProfileError(
@@ -213,7 +215,8 @@ def _floats(values: Any, key: str) -> Floats:
     if column.ndim != 1:
         raise ProfileError(f"{column.ndim} dimensions", key=key, hint=hint)
     if column.dtype.kind not in "iuf" and column.size:
-        raise ProfileError(f"{str(column[0])[:40]!r} is not a number", key=key, hint=hint)
+        odd = next((value for value in values if not isinstance(value, int | float | np.number)), "an integer this long")
+        raise ProfileError(f"{str(odd)[:40]!r} is not a number", key=key, hint=hint)
     with np.errstate(over="ignore"):  # infinite then, and refused with the others
         return column.astype(np.float64)
 
@@ -224,7 +227,7 @@ def _max_kv_tokens(arrays: Mapping[str, Any]) -> int:
         raise ProfileError("missing", key=MAX_KV_KEY, hint=f"found {_listed(arrays)}")
     value = arrays[MAX_KV_KEY]
     values = _floats(value if isinstance(value, list) else np.atleast_1d(value), MAX_KV_KEY)
-    if len(values) != 1 or not 1 <= values[0] <= _LARGEST or values[0] != int(values[0]):
+    if len(values) != 1 or not float(values[0]).is_integer():
         raise ProfileError(f"one whole number of tokens is needed, found {values[:3].tolist()}", key=MAX_KV_KEY, hint="correct it or profile again")
     return int(values[0])
 
