@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from sla_planner.model.engine import Engine, ItlLaw, OperatingPoint
+from sla_planner.plan.observation import LengthHistogram, Quantity, TrafficWindow, unknown_traffic
 
 
 @dataclass
@@ -45,6 +46,20 @@ class ToyDecode:
         return True
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_engine() -> Engine:
     return Engine(prefill=ToyPrefill(), decode=ToyDecode(), itl_law=ItlLaw(4.0, 0.04, 0.00002))
+
+
+@pytest.fixture(scope="session")
+def window():
+    """Build a TrafficWindow: numbers become values, "idle" becomes idle, what is not named is unknown."""
+
+    def build(at_s: float = 0.0, window_s: float = 15.0, **quantities: float | str | LengthHistogram) -> TrafficWindow:
+        blank = unknown_traffic(at_s, window_s, "not measured in this test")
+        values = {name: getattr(blank, name) for name in TrafficWindow.__slots__}
+        for name, value in quantities.items():
+            values[name] = Quantity.idle() if value == "idle" else value if isinstance(value, LengthHistogram) else Quantity.of(value)
+        return TrafficWindow(**values)
+
+    return build

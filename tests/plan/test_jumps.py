@@ -19,11 +19,11 @@ def remembered(loads, levels=None, rates=None, **step):
     return memory
 
 
-def test_before_anything_was_seen_the_prior_says_a_fifth_and_a_bit_more():
+def test_before_anything_was_seen_one_interval_in_five_is_taken_for_a_jump():
     rises = JumpMemory.empty().keep(2.0, 10.0, 3)
-    assert rises.load.tolist() == [[3.0]]
-    assert rises.rate_rps.tolist() == [10.0]
-    assert rises.weight.tolist() == [1.0]
+    assert rises.load.tolist() == [[2.0], [pytest.approx(2.8)]]
+    assert rises.rate_rps.tolist() == [10.0, 10.0]
+    assert rises.weight.tolist() == [0.8, 0.2]
 
 
 def test_a_rise_is_added_to_the_level_of_today():
@@ -58,7 +58,7 @@ def test_requests_at_stake_grow_with_the_rate_that_came_with_the_rise():
 
 def test_a_quiet_day_wears_the_prior_off():
     memory = remembered([2.0] * 2000)
-    assert memory.keep(2.0, 1.0, 3).weight[-1] < 0.01
+    assert memory.keep(2.0, 1.0, 3).weight[-2:].sum() < 0.01
     assert memory.keep(2.0, 1.0, 3).quantile(0.99) == pytest.approx(2.0)
 
 

@@ -6,20 +6,13 @@ import math
 
 import pytest
 
-from sla_planner.plan.observation import LengthHistogram, Quantity, TrafficWindow, unknown_traffic
+from sla_planner.plan.observation import LengthHistogram, unknown_traffic
 from sla_planner.plan.settings import Sla
 from sla_planner.plan.work import LengthMix, decode_load_of_batch, mixed, request_work
 
 
 def lengths(isl: float, osl: float) -> LengthMix:
     return LengthMix(isl=((isl,), (1.0,)), osl=((osl,), (1.0,)))
-
-
-def window(isl: float, osl: float, completed: float, **histograms: LengthHistogram) -> TrafficWindow:
-    seen = {f: Quantity.of(v) for f, v in (("isl_tokens", isl), ("osl_tokens", osl), ("completed_requests", completed))}
-    blank = unknown_traffic(0.0, 15.0, "not part of this test")
-    values = {name: getattr(blank, name) for name in blank.__slots__}
-    return TrafficWindow(**{**values, **seen, **histograms})
 
 
 def test_a_short_prompt_costs_its_share_of_a_full_batch(toy_engine):
@@ -75,18 +68,21 @@ def test_a_half_full_batch_stands_for_more_than_half_the_work(toy_engine):
     assert decode_load_of_batch(work, 0.5 / work.batch_share, 1) == pytest.approx(0.8333, abs=1e-4)
 
 
-def test_the_mix_keeps_the_measured_mean_of_a_histogram():
+def test_the_mix_keeps_the_measured_mean_of_a_histogram(window):
     histogram = LengthHistogram(upper_tokens=(100.0, 1000.0, math.inf), requests=(10.0, 30.0, 0.0), total_tokens=20_000.0)
-    mix = mixed(None, window(500, 50, 40, isl_lengths=histogram))
+    mix = mixed(None, window(isl_tokens=500, osl_tokens=50, completed_requests=40, isl_lengths=histogram))
     assert mix is not None
     assert mix.isl_tokens == pytest.approx(500)
     assert mix.osl_tokens == pytest.approx(50)
     assert len(mix.isl[0]) == 2
 
 
-def test_few_completions_move_the_mix_little_and_many_move_it_much():
+def test_few_completions_move_the_mix_little_and_many_move_it_much(window):
     before = lengths(1000, 100)
-    few, many = mixed(before, window(2000, 100, 3)), mixed(before, window(2000, 100, 270))
+    few, many = (
+        mixed(before, window(isl_tokens=2000, osl_tokens=100, completed_requests=3)),
+        mixed(before, window(isl_tokens=2000, osl_tokens=100, completed_requests=270)),
+    )
     assert few is not None
     assert many is not None
     assert few.isl_tokens == pytest.approx(1000 + 1000 * 3 / 33)
@@ -99,10 +95,10 @@ def test_idle_and_unknown_lengths_leave_the_mix_alone():
     assert mixed(None, unknown_traffic(0, 15, "down")) is None
 
 
-def test_the_mix_stays_small_over_a_day_of_drifting_lengths():
+def test_the_mix_stays_small_over_a_day_of_drifting_lengths(window):
     mix = None
     for tick in range(2000):
-        mix = mixed(mix, window(500 + tick, 100 + tick % 50, 20))
+        mix = mixed(mix, window(isl_tokens=500 + tick, osl_tokens=100 + tick % 50, completed_requests=20))
     assert mix is not None
     assert len(mix.isl[0]) < 40
     assert sum(mix.isl[1]) == pytest.approx(1)

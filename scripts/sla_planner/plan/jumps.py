@@ -13,8 +13,8 @@ quiet). Each u_j stands for w_j = max(0.2 q, q + rise of the request rate) reque
 
 The last `FULL_S` seconds are kept interval by interval. Older ones are folded, `FOLD_S` seconds at a time, into two entries: the highest rise,
 weight 1, and the mean of the others, weight n - 1; `FOLDED_DAYS` days of them are kept. Before anything has been seen, a prior stands in:
-`PRIOR_WEIGHT` intervals after which load rose by `PRIOR_GROWTH` of itself and `PRIOR_RISE` workers, so that a new deployment carries some
-insurance and sheds it as quiet hours are counted.
+`PRIOR_WEIGHT` intervals, after `PRIOR_JUMPS` of which load rose by `PRIOR_GROWTH` of itself and `PRIOR_RISE` workers, so that a new deployment
+carries some insurance and sheds it as quiet hours are counted.
 
 Source: policy study on recorded days of LLM traffic (ServeGen, Azure); the kernel widths are its frozen values.
 """
@@ -33,8 +33,9 @@ FULL_S = 86_400.0
 FOLD_S = 600.0
 FOLDED_DAYS = 7
 PRIOR_WEIGHT = 10.0
+PRIOR_JUMPS = 2.0
 PRIOR_RISE = 0.6
-PRIOR_GROWTH = 0.2
+PRIOR_GROWTH = 0.1
 LAUNCH_LAGS = (0, 4, 8)  # intervals after the horizon that stand for H .. H+8
 KERNEL_WIDTH = 0.15
 KERNEL_FLOOR = 0.02
@@ -43,7 +44,7 @@ LEAST_RATE = 0.2  # a past fall of the request rate never makes today's requests
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rises:
     """Possible loads one horizon from now. `load` has one row per remembered interval and one column per lag (`keep` has one);
     `rate_rps` requests/s are at stake in each row; `weight` sums to 1."""
@@ -60,7 +61,7 @@ class Rises:
         return float(worst[order][min(index, len(worst) - 1)])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class JumpMemory:
     """Loads, levels and request rates, newest last, one entry per interval; and the folded past (`level, rise, rate_rise, weight` per row)."""
 
@@ -117,9 +118,9 @@ class JumpMemory:
         weight = (np.exp(-0.5 * distance**2) + KERNEL_FLOOR) * counts
         prior_load = level * (1 + PRIOR_GROWTH) + PRIOR_RISE
         return Rises(
-            load=np.concatenate([level + all_rises, np.full((1, lags), prior_load)]),
-            rate_rps=np.concatenate([np.maximum(LEAST_RATE * rate_rps, rate_rps + all_rates), [rate_rps]]),
-            weight=np.concatenate([weight, [PRIOR_WEIGHT]]) / (weight.sum() + PRIOR_WEIGHT),
+            load=np.concatenate([level + all_rises, np.full((1, lags), level), np.full((1, lags), prior_load)]),
+            rate_rps=np.concatenate([np.maximum(LEAST_RATE * rate_rps, rate_rps + all_rates), [rate_rps, rate_rps]]),
+            weight=np.concatenate([weight, [PRIOR_WEIGHT - PRIOR_JUMPS, PRIOR_JUMPS]]) / (weight.sum() + PRIOR_WEIGHT),
         )
 
     def _rate_rise(self, horizon: int, count: int) -> Floats:

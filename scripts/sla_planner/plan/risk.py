@@ -38,7 +38,7 @@ from sla_planner.plan.decision import Reason, Role
 from sla_planner.plan.jumps import JumpMemory, Rises
 from sla_planner.plan.misses import Curve, highest_load, miss_share
 
-PRICE = {Role.PREFILL: 100.0, Role.DECODE: 25.0}
+PRICE = {Role.PREFILL: 60.0, Role.DECODE: 15.0}
 LAUNCH_AMORTISED_S = 60.0
 BUDGET_GAIN = 2.5
 BUDGET_CLIP = (0.5, 8.0)

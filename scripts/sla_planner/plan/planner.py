@@ -1,0 +1,141 @@
+"""The one entry: state + observation + settings -> decision + state. What runs in production and what a simulator runs is this function.
+
+    known?      no  -> hold both roles, say what is unknown and for how long
+                yes -> learn       lengths, error budget, calibration, loads, jumps
+                       size        `mean` or `risk`: what each role needs, and why
+                       steady      up at once, down late and gently
+                       limit       per-role bounds and the GPU budget, both roles together
+                       explain     every role's count with its reason, also when nothing changes
+
+Nothing here measures, writes or waits; time is `observation.traffic.at_s`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from sla_planner.model.engine import Engine
+from sla_planner.plan.budget import fit
+from sla_planner.plan.decision import Decision, Reason, Role, RoleDecision
+from sla_planner.plan.learning import learned, seconds_charged
+from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
+from sla_planner.plan.settings import PlanSettings, Sizing
+from sla_planner.plan.size_mean import size_by_mean
+from sla_planner.plan.size_risk import size_by_risk
+from sla_planner.plan.sizing import RoleNeed, Sized
+from sla_planner.plan.stability import Below, Steadied, steady
+from sla_planner.plan.state import PlanState, RoleState
+
+
+def decide(settings: PlanSettings, engine: Engine, state: PlanState, observation: Observation) -> tuple[Decision, PlanState]:
+    """One decision for both roles, and the state for the next. Never raises for anything that can be observed."""
+    state = seconds_charged(state, settings, observation)
+    unknown = _unknown(observation)
+    if unknown or observation.prefill is None or observation.decode is None:
+        return _hold(state, observation, Reason.UNKNOWN, unknown)
+    state = learned(settings, engine, state, observation)
+    if state.mix is None and observation.traffic.request_rate_rps.value > 0:
+        return _hold(state, observation, Reason.UNKNOWN, "requests arrive, but none has finished: lengths are not known yet")
+    size = size_by_mean if settings.sizing is Sizing.MEAN else size_by_risk
+    sized, state = size(settings, engine, state, observation)
+    return _decided(settings, state, observation.traffic, sized, (observation.prefill, observation.decode))
+
+
+def warm_up(settings: PlanSettings, engine: Engine, state: PlanState, history: Iterable[TrafficWindow]) -> PlanState:
+    """The state after watching `history` (oldest first) without deciding anything."""
+    for traffic in history:
+        observation = Observation(traffic, WorkerCounts(1), WorkerCounts(1))
+        if not _unknown(observation):
+            state = learned(settings, engine, state, observation)
+            size = size_by_mean if settings.sizing is Sizing.MEAN else size_by_risk
+            if state.mix is not None:
+                _, state = size(settings, engine, state, observation)
+    return replace(state, gpu_seconds=0.0, last_at_s=None)
+
+
+def _unknown(observation: Observation) -> str:
+    """Why no decision can be made; empty when one can."""
+    if not observation.traffic.request_rate_rps.known:
+        return f"traffic is unknown: {observation.traffic.request_rate_rps.why}"
+    if observation.prefill is None or observation.decode is None:
+        return "the number of workers is unknown"
+    return ""
+
+
+def _hold(state: PlanState, observation: Observation, reason: Reason, why: str) -> tuple[Decision, PlanState]:
+    """Nothing changes; the grace period starts anew, since nobody saw whether the need stayed low."""
+    traffic = observation.traffic
+    roles = []
+    for role, counts, role_state in ((Role.PREFILL, observation.prefill, state.prefill), (Role.DECODE, observation.decode, state.decode)):
+        current = counts.total if counts is not None else (role_state.asked or 0)
+        roles.append(RoleDecision(role, current, current, current, reason, f"holding {current}: {why}"))
+    age_s = 0.0 if state.known_at_s is None else max(traffic.at_s - state.known_at_s, 0.0)
+    decision = Decision(traffic.at_s, roles[0], roles[1], None, data_age_s=age_s)
+    return decision, replace(state, prefill=replace(state.prefill, below=Below()), decode=replace(state.decode, below=Below()))
+
+
+def _decided(
+    settings: PlanSettings, state: PlanState, traffic: TrafficWindow, sized: Sized, fleet: tuple[WorkerCounts, WorkerCounts]
+) -> tuple[Decision, PlanState]:
+    """Stability, limits and words."""
+    steadied = (
+        _steadied(settings, sized, sized.prefill, fleet[0], state.prefill, traffic.at_s),
+        _steadied(settings, sized, sized.decode, fleet[1], state.decode, traffic.at_s),
+    )
+    fitted = fit(
+        need=(steadied[0].desired, steadied[1].desired),
+        limits=(settings.prefill, settings.decode),
+        max_gpu_budget=settings.max_gpu_budget,
+        running=(fleet[0].total, fleet[1].total),
+    )
+    prefill = _role(Role.PREFILL, fleet[0], sized.prefill, steadied[0], fitted.prefill, fitted.prefill_limited_by)
+    decode = _role(Role.DECODE, fleet[1], sized.decode, steadied[1], fitted.decode, fitted.decode_limited_by)
+    decision = Decision(
+        at_s=traffic.at_s,
+        prefill=prefill,
+        decode=decode,
+        prediction=sized.prediction,
+        prefill_correction=sized.prefill_correction,
+        decode_correction=sized.decode_correction,
+        expected_miss_share=sized.miss_share,
+        verdicts=(*sized.verdicts, *_unschedulable(fleet)),
+    )
+    return decision, replace(
+        state,
+        prefill=replace(state.prefill, below=steadied[0].below, asked=prefill.desired),
+        decode=replace(state.decode, below=steadied[1].below, asked=decode.desired),
+    )
+
+
+def _steadied(settings: PlanSettings, sized: Sized, need: RoleNeed, counts: WorkerCounts, state: RoleState, at_s: float) -> Steadied:
+    if not sized.gradual and settings.grace_s is None:
+        return Steadied(need.workers, state.below)
+    return steady(need.workers, counts.total, state.below, at_s=at_s, grace_s=settings.effective_grace_s, survivors_hold=need.holds)
+
+
+def _role(role: Role, counts: WorkerCounts, need: RoleNeed, steadied: Steadied, granted: int, limited_by: Reason | None) -> RoleDecision:
+    reason, clauses = need.reason, [need.explanation]
+    if counts.ready < granted <= counts.coming and counts.starting and granted == counts.total:
+        reason = Reason.WARMING
+        clauses.append(f"{counts.starting} of {granted} are starting")
+    if steadied.reason is not None:
+        reason = steadied.reason
+        clauses.append(steadied.explanation)
+    if limited_by is not None:
+        reason = limited_by
+        clauses.append(_LIMITS[limited_by].format(granted=granted, wanted=steadied.desired))
+    return RoleDecision(role, counts.total, need.workers, granted, reason, "; ".join(clause for clause in clauses if clause))
+
+
+_LIMITS = {
+    Reason.FLOOR: "{granted} is the configured minimum",
+    Reason.CEILING: "{wanted} needed, {granted} is the configured maximum",
+    Reason.BUDGET: "{wanted} needed, the GPU budget allows {granted}",
+}
+
+
+def _unschedulable(fleet: tuple[WorkerCounts, WorkerCounts]) -> tuple[str, ...]:
+    return tuple(
+        f"{counts.unschedulable} {role} worker(s) cannot be placed" for role, counts in zip(Role, fleet, strict=True) if counts.unschedulable
+    )

@@ -1,0 +1,157 @@
+"""`risk` sizing of both roles from one observation: traffic becomes work, work becomes a level, level and remembered jumps become needs (`risk`).
+
+prefill load   rate * prefill_s(ISL)                                            worker-seconds/s
+decode load    what the running batches stand for, where the engines report them; else rate * decode_s(ISL, OSL) smoothed over the mean
+               residence OSL * ITL, because what is promised is a mean over a request's life. While prefill holds requests back, the larger
+               of both: the batches do not show yet what is about to arrive.
+backlog        prompts that wait for prefill, in worker-seconds: the queue gauge where there is one, else Little's law on what TTFT exceeds
+               the promise by:  rate * (TTFT - promised TTFT) * prefill_s
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from sla_planner.model.engine import Engine
+from sla_planner.plan.decision import Prediction, Reason, Role
+from sla_planner.plan.forecast import forecast, observe
+from sla_planner.plan.misses import Curve, decode_miss_curve, miss_share, prefill_miss_curve
+from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
+from sla_planner.plan.risk import BACKLOG_S, Horizon, RiskNeed, RoleLoad, budget_used, price_gpu_s, risk_need
+from sla_planner.plan.settings import PlanSettings
+from sla_planner.plan.sizing import RoleNeed, Sized
+from sla_planner.plan.state import PlanState, RoleState
+from sla_planner.plan.work import LengthMix, RequestWork, decode_load_of_batch, request_work
+
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The observation in units of work."""
+
+    rate_rps: float
+    prefill_load: float
+    decode_load: float
+    decode_arrivals: float
+    backlog_s: float
+    batch_workers: float
+
+
+def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, observation: Observation) -> tuple[Sized, PlanState]:
+    """Needs of both roles, and the state that remembers this interval's loads. The fleet must be known."""
+    assert observation.prefill is not None
+    assert observation.decode is not None
+    corrections = (state.prefill.calibration.factor, state.decode.calibration.factor) if settings.correction else (1.0, 1.0)
+    mix = state.mix or LengthMix(((1.0,), (1.0,)), ((1.0,), (1.0,)))  # nothing has ever run: any mix, the rate is zero
+    work = request_work(engine, settings.sla, mix).corrected(*corrections)
+    seen = _seen(observation, work, mix.osl_tokens, state.decode_arrivals)
+
+    request_gpu_s = work.prefill_s * settings.prefill.gpus_per_worker + work.decode_s * settings.decode.gpus_per_worker
+    used = budget_used(state.budget.misses, state.budget.requests, seen.rate_rps * DAY_S, settings.sla.attainment)
+    horizon = Horizon(settings.startup_s, settings.interval_s)
+    prefill_state, prefill_level, note = _remembered(state.prefill, seen.prefill_load, seen.rate_rps, horizon)
+    decode_state, decode_level, _ = _remembered(state.decode, seen.decode_load, seen.rate_rps, horizon)
+    prefill = RoleLoad(
+        role=Role.PREFILL,
+        level=prefill_level,
+        rate_rps=seen.rate_rps,
+        ready=observation.prefill.ready,
+        coming=observation.prefill.coming,
+        gpus_per_worker=settings.prefill.gpus_per_worker,
+        backlog_s=seen.backlog_s,
+    )
+    decode = RoleLoad(
+        role=Role.DECODE,
+        level=decode_level,
+        rate_rps=seen.rate_rps,
+        ready=observation.decode.ready,
+        coming=observation.decode.coming,
+        gpus_per_worker=settings.decode.gpus_per_worker,
+        batch_workers=seen.batch_workers,
+    )
+    needs = []
+    states = []
+    for load, role_state, curve in (
+        (prefill, prefill_state, prefill_miss_curve(work)),
+        (decode, decode_state, decode_miss_curve(work)),
+    ):
+        price = price_gpu_s(load.role, request_gpu_s, settings.sla.attainment, used)
+        need = risk_need(load, role_state.memory, curve, price, horizon, role_state.needs)
+        needs.append((need, load, curve))
+        states.append(replace(role_state, needs=(*role_state.needs, need.undipped)[-horizon.dip_intervals :]))
+    sized = Sized(
+        prefill=_role_need(*needs[0], settings, infeasible=work.prefill_infeasible),
+        decode=_role_need(*needs[1], settings, infeasible=work.decode_infeasible),
+        prediction=Prediction(
+            request_rate_rps=seen.rate_rps,
+            isl_tokens=mix.isl_tokens if state.mix else 0.0,
+            osl_tokens=mix.osl_tokens if state.mix else 0.0,
+            prefill_load=needs[0][0].high_load,
+            decode_load=needs[1][0].high_load,
+            horizon_s=settings.horizon_s,
+            predictor=settings.predictor.value,
+            note=note,
+        ),
+        prefill_correction=corrections[0],
+        decode_correction=corrections[1],
+        miss_share=min(needs[0][0].miss_share + needs[1][0].miss_share, 1.0),
+        verdicts=work.verdicts + _extrapolations(engine, mix) if state.mix else (),
+    )
+    return sized, replace(state, prefill=states[0], decode=states[1], decode_arrivals=seen.decode_arrivals)
+
+
+def _seen(observation: Observation, work: RequestWork, osl_tokens: float, smoothed: float) -> _Seen:
+    traffic = observation.traffic
+    prefill_ready, decode_ready = _ready(observation.prefill), _ready(observation.decode)
+    rate_rps = traffic.request_rate_rps.value
+    residence_s = max(osl_tokens * work.itl_target_ms / 1000, 1e-3)
+    arrivals = smoothed + (1 - math.exp(-traffic.window_s / residence_s)) * (rate_rps * work.decode_s - smoothed)
+    backlog_s = _backlog_s(traffic, work)
+    decode_load, batch_workers = arrivals, 0.0
+    if traffic.running_decode_requests.known:
+        running = traffic.running_decode_requests.value
+        batch_workers = running * work.batch_share
+        held_back = backlog_s > BACKLOG_S * max(prefill_ready, 1)
+        of_batch = decode_load_of_batch(work, running, decode_ready)
+        decode_load = max(of_batch, arrivals) if held_back else of_batch
+    return _Seen(rate_rps, rate_rps * work.prefill_s, decode_load, arrivals, backlog_s, batch_workers)
+
+
+def _ready(workers: WorkerCounts | None) -> int:
+    return 0 if workers is None else workers.ready
+
+
+def _backlog_s(traffic: TrafficWindow, work: RequestWork) -> float:
+    if traffic.queued_prefill_requests.known:
+        return traffic.queued_prefill_requests.value * work.prefill_s
+    late_s = (traffic.ttft_ms.or_else(0.0) - work.ttft_target_ms) / 1000
+    return max(traffic.request_rate_rps.value * late_s, 0.0) * work.prefill_s
+
+
+def _remembered(state: RoleState, load: float, rate_rps: float, horizon: Horizon) -> tuple[RoleState, float, str]:
+    """The role's state with this interval in it, the level believed in now, and what the predictor has to say about itself."""
+    series = observe(state.series, load)
+    expected = forecast(series, horizon.intervals)
+    memory = state.memory.remember(load, expected.mean, rate_rps, interval_s=horizon.interval_s, horizon=horizon.intervals)
+    return replace(state, series=series, memory=memory), expected.mean, expected.note
+
+
+def _role_need(need: RiskNeed, load: RoleLoad, curve: Curve, settings: PlanSettings, *, infeasible: bool) -> RoleNeed:
+    allowed = 1 - settings.sla.attainment
+    present = max(load.level, 0.0)
+
+    def holds(workers: int) -> bool:
+        return load.backlog_s <= BACKLOG_S * max(load.ready, 1) and float(miss_share(curve, present, workers)) <= allowed
+
+    return RoleNeed(need.workers, Reason.INFEASIBLE if infeasible else need.reason, need.explanation, holds)
+
+
+def _extrapolations(engine: Engine, mix: LengthMix) -> tuple[str, ...]:
+    """Lengths that the profile has not measured; what is said of them is the law's, not a measurement."""
+    low, high = engine.prefill.isl_range
+    outside = sum(share for tokens, share in zip(*mix.isl, strict=True) if not engine.prefill.in_range(tokens))
+    if outside <= 0.05:
+        return ()
+    return (f"{outside:.0%} of prompts lie outside the profile's {low:.0f} to {high:.0f} tokens: their TTFT is extrapolated",)
