@@ -75,7 +75,7 @@ class FrontendMetrics:
     def finished(self, call: Call, *, osl_tokens: int, duration_s: float, error_type: str) -> None:
         """`error_type` is empty for a success."""
         self.inflight -= 1
-        if not osl_tokens:
+        if not osl_tokens:  # the first token would have ended its queueing
             self.queued -= 1
         self._finished[call.endpoint, _request_type(call), error_type] += 1
         self.osl_tokens.observe(osl_tokens)

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, ValidationError
 
@@ -96,8 +97,8 @@ class FaultInjector:
             worker.hang()
             self._undo_later(fault, worker.resume)
         else:
-            worker.slowness = fault.factor
-            self._undo_later(fault, lambda: setattr(worker, "slowness", 1.0))
+            worker.slow_down(fault.factor)
+            self._undo_later(fault, partial(worker.slow_down, 1.0))
 
     def _undo_later(self, fault: Fault, undo: Callable[[], object]) -> None:
         if fault.duration_s is not None:

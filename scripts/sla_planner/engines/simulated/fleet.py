@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from sla_planner.engines.simulated.options import FleetOptions, Mode, Role
+from sla_planner.engines.simulated.roles import AggregatedWorker, DecodeWorker, PrefillWorker
 from sla_planner.engines.simulated.timing import Durations
-from sla_planner.engines.simulated.worker import AggregatedWorker, DecodeWorker, PrefillWorker, Request, Shared, State, Worker
+from sla_planner.engines.simulated.worker import Request, Shared, State, Worker
 
 WORKER_TYPES: dict[Role, type[Worker]] = {Role.PREFILL: PrefillWorker, Role.DECODE: DecodeWorker, Role.AGG: AggregatedWorker}
 

@@ -1,13 +1,8 @@
-"""One simulated worker: it starts, runs one step after another, drains, and fails when told to.
+"""One simulated worker: it starts, runs one step after another, drains, and fails when told to. What a step is, is up to its role (roles.py).
 
-A step is a prefill batch or a decode step. It ends at an absolute deadline on the event loop's clock; what ends it picks the next one:
+A step ends at an absolute deadline on the event loop's clock, and the next one begins there: one timer per worker, no task, whatever the batch.
 
-    prefill   takes prompts from the head of the shared queue (`BatchingLaw.take`); their first tokens come when the batch ends
-    decode    every running request gets one token per step; requests that arrived during a step join at the next
-    agg       both on one worker: a prefill batch, if the KV cache and the sequence limit admit one, is always followed by at least one decode step
-
-States: starting -> ready -> draining -> gone. A draining prefill worker leaves after its batch, a draining decode worker when it is empty.
-GPU-seconds are charged from launch to exit, start-up and drain included.
+States: starting -> ready -> draining -> gone. GPU-seconds are charged from launch to exit, start-up and drain included.
 """
 
 from __future__ import annotations
@@ -18,7 +13,6 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import islice
 from typing import Protocol
 
 from sla_planner.engines.simulated.options import Role
@@ -206,6 +200,10 @@ class Worker(ABC):
 
     # faults
 
+    def slow_down(self, factor: float) -> None:
+        """Steps that begin from now on take `factor` times as long."""
+        self.slowness = factor
+
     def hang(self) -> None:
         """No progress until `resume`. It stays in rotation: nobody has noticed yet."""
         self.hung = True
@@ -237,164 +235,3 @@ class Worker(ABC):
         for request in victims:
             request.worker = None
             request.sink.failed(f"worker {self.name} crashed")
-
-
-class PrefillWorker(Worker):
-    role = Role.PREFILL
-
-    def __init__(self, name: str, gpus: int, fleet: Dispatch) -> None:
-        super().__init__(name, gpus, fleet)
-        self._batch: list[Request] = []
-
-    @property
-    def load(self) -> int:
-        return sum(not request.dropped for request in self._batch)
-
-    @property
-    def kv_tokens(self) -> int:
-        return sum(request.isl_tokens for request in self._batch)
-
-    def drop(self, request: Request) -> None:
-        """The batch was computed as a whole: the worker is free when it ends, not sooner."""
-        request.dropped = True
-
-    def _begin(self) -> float | None:
-        if self.state is State.DRAINING:
-            return None
-        waiting = self._shared.waiting
-        count = self._shared.law.take([request.isl_tokens for request in islice(waiting, self._shared.law.max_sequences)])
-        if not count:
-            return None
-        self._batch = [waiting.popleft() for _ in range(count)]
-        for request in self._batch:
-            request.worker = self
-        return self._shared.durations.prefill_s(self.kv_tokens)
-
-    def _finish(self, now_s: float) -> None:
-        batch, self._batch = self._batch, []
-        finish_prefill(batch, now_s, self._fleet)
-
-    def _evict(self) -> list[Request]:
-        batch, self._batch = self._batch, []
-        return [request for request in batch if not request.dropped]
-
-
-class DecodeWorker(Worker):
-    """`running` requests share a step; `joining` ones wait for its end. Both have their KV reserved."""
-
-    role = Role.DECODE
-
-    def __init__(self, name: str, gpus: int, fleet: Dispatch) -> None:
-        super().__init__(name, gpus, fleet)
-        self._running: dict[Request, None] = {}
-        self._joining: dict[Request, None] = {}
-        self._kv_tokens = 0
-        self._reserved_tokens = 0
-
-    @property
-    def load(self) -> int:
-        return len(self._running) + len(self._joining)
-
-    @property
-    def kv_tokens(self) -> int:
-        return self._kv_tokens
-
-    def admits(self, request: Request) -> bool:
-        return self._shared.law.admits(self.load, self._reserved_tokens, request.isl_tokens + request.osl_tokens)
-
-    def join(self, request: Request) -> None:
-        request.worker = self
-        self._joining[request] = None
-        self._kv_tokens += request.kv_tokens
-        self._reserved_tokens += request.isl_tokens + request.osl_tokens
-
-    def drop(self, request: Request) -> None:
-        self._running.pop(request, None)
-        self._joining.pop(request, None)
-        self._kv_tokens -= request.kv_tokens
-        self._reserved_tokens -= request.isl_tokens + request.osl_tokens
-        request.worker = None
-
-    def _begin(self) -> float | None:
-        self._running.update(self._joining)
-        self._joining.clear()
-        if not self._running:
-            return None
-        return self._shared.durations.decode_s(len(self._running), self._kv_tokens)
-
-    def _finish(self, now_s: float) -> None:
-        batch = list(self._running)
-        self._kv_tokens += len(batch)
-        finished = [request for request in batch if request.emit(now_s)]
-        for request in finished:
-            self.drop(request)
-            request.sink.done()
-        if finished:
-            self._fleet.slot_freed()
-
-    def _evict(self) -> list[Request]:
-        held = [*self._running, *self._joining]
-        for request in held:
-            self.drop(request)
-        return held
-
-
-class AggregatedWorker(DecodeWorker):
-    """Prefill and decode in turns. A prompt reserves its KV before its prefill."""
-
-    role = Role.AGG
-
-    def __init__(self, name: str, gpus: int, fleet: Dispatch) -> None:
-        super().__init__(name, gpus, fleet)
-        self._batch: list[Request] = []  # in prefill, and in `_joining` until it ends
-        self._prefilled = False
-
-    def _begin(self) -> float | None:
-        if not (self._prefilled and self.load):
-            self._batch = self._take()
-            if self._batch:
-                self._prefilled = True
-                return self._shared.durations.prefill_s(sum(request.isl_tokens for request in self._batch))
-        self._prefilled = False
-        return super()._begin()
-
-    def _take(self) -> list[Request]:
-        """Prompts from the head of the queue that fit one batch and whose KV fits beside what is reserved."""
-        waiting, law = self._shared.waiting, self._shared.law
-        batch: list[Request] = []
-        for _ in range(law.take([request.isl_tokens for request in islice(waiting, law.max_sequences)])):
-            if not self.admits(waiting[0]):
-                break
-            batch.append(waiting.popleft())
-            self.join(batch[-1])
-        return batch
-
-    def _finish(self, now_s: float) -> None:
-        if not self._batch:
-            super()._finish(now_s)
-            return
-        batch, self._batch = self._batch, []
-        for request in batch:
-            if request.worker is self:  # else its client has gone
-                self._kv_tokens += 1
-                if request.emit(now_s):
-                    self.drop(request)
-                    request.sink.done()
-
-    def _evict(self) -> list[Request]:
-        self._batch = []
-        return super()._evict()
-
-
-def finish_prefill(batch: list[Request], now_s: float, fleet: Dispatch) -> None:
-    """First tokens of a prefill batch; what needs more of them goes on to decode."""
-    onward = []
-    for request in batch:
-        request.worker = None
-        if request.dropped:
-            continue
-        if request.emit(now_s):
-            request.sink.done()
-        else:
-            onward.append(request)
-    fleet.prefilled(onward)
