@@ -97,18 +97,17 @@ def test_what_is_wrong_is_named(change: Callable[[Columns, Columns], object], me
 
 
 def test_a_misread_kv_size_that_only_prefill_gives_away() -> None:
-    """A published profile has 8224 KV tokens for an engine that took prompts of 16 k: all its decode points fit, all its prompts do not."""
-    isl = [500, 1000, 16000]
-    columns = {"prefill_isl": isl, "prefill_ttft": [15.0, 20.0, 170.0], "prefill_thpt_per_gpu": [33333.3, 50000.0, 94117.6]}
+    """A published profile has 8224 KV tokens for an engine that took prompts of 16 k: its decode points fit, its prompts do not."""
+    curve = {"prefill_isl": [500, 1000, 16000], "prefill_ttft": [15.0, 20.0, 170.0], "prefill_thpt_per_gpu": [33333.3, 50000.0, 94117.6]}
+    surface = {
+        "x_kv_usage": [350 / 8224, 7 * 350 / 8224],
+        "y_context_length": [350.0, 350.0],
+        "z_itl": [5.0, 7.0],
+        "z_thpt_per_gpu": [200.0, 1000.0],
+        "max_kv_tokens": [8224],
+    }
     with pytest.raises(ProfileError, match="max_kv_tokens: a KV capacity of 8224 tokens cannot hold one prompt of 16000 tokens"):
-        read(
-            lambda p, d: (
-                p.update(columns),
-                scaled("x_kv_usage", 0.95)(p, d),
-                put("x_kv_usage", [0.13, 0.5, 0.9, 0.5, 0.8, 0.9])(p, d),
-                put("max_kv_tokens", 8224)(p, d),
-            )
-        )
+        profile_from_arrays(curve, surface, Provenance())
 
 
 def test_order_and_exact_duplicates_do_not_matter() -> None:

@@ -12,7 +12,7 @@ A point that a quality gate flagged stays in the profile and is shown, but no fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -64,7 +64,7 @@ class DecodePoint:
 
 @dataclass(frozen=True, slots=True)
 class PrefillMeasurement:
-    """The prefill curve of one mapping; points sorted by ISL."""
+    """The prefill curve of one mapping; points sorted by ISL (`validation.checked` sorts)."""
 
     mapping: ParallelMapping
     points: tuple[PrefillPoint, ...]
@@ -72,7 +72,7 @@ class PrefillMeasurement:
 
 @dataclass(frozen=True, slots=True)
 class DecodeMeasurement:
-    """The decode surface of one mapping. `max_kv_tokens` is the KV capacity of one engine."""
+    """The decode surface of one mapping; points sorted by context, then KV usage. `max_kv_tokens` is the KV capacity of one engine."""
 
     mapping: ParallelMapping
     points: tuple[DecodePoint, ...]
@@ -112,3 +112,23 @@ class Profile:
     @property
     def picked_decode(self) -> DecodeMeasurement:
         return next(m for m in self.decode if m.mapping == self.selected_decode)
+
+
+def slowed(profile: Profile, factor: float) -> Profile:
+    """The same engine `factor` times slower: latencies times `factor`, throughputs divided by it, KV capacity and flags as they were."""
+    prefill = tuple(
+        replace(
+            m,
+            points=tuple(replace(p, ttft_ms=p.ttft_ms * factor, throughput_per_gpu=p.throughput_per_gpu / factor) for p in m.points),
+        )
+        for m in profile.prefill
+    )
+    decode = tuple(
+        replace(
+            m,
+            points=tuple(replace(p, itl_ms=p.itl_ms * factor, throughput_per_gpu=p.throughput_per_gpu / factor) for p in m.points),
+        )
+        for m in profile.decode
+    )
+    source = f"{profile.provenance.source}, slowed {factor:g} times".removeprefix(", ")
+    return replace(profile, prefill=prefill, decode=decode, provenance=replace(profile.provenance, source=source))

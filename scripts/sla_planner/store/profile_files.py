@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,21 @@ DECODE_TWIN = "decode_raw_data.json"
 FORMAT = 1
 MOST_BYTES = 4 << 20  # of a file, and of what it unpacks to; a profile of 2000 points per curve has 0.6 MB
 _DAMAGED = "the file is damaged: copy it again or profile again"
+
+# What zipfile, zlib and numpy's header parser (Python's own, hence the syntax errors) raise on damaged files.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+    SyntaxError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+)
 
 Arrays = Mapping[str, Any]
 
@@ -141,8 +157,8 @@ def _read_npz(path: Path) -> Arrays:
             raise ProfileError(f"unpacks to {unpacked} bytes, {MOST_BYTES} at most are read", file=str(path), hint=_DAMAGED)
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
-        raise ProfileError(f"not a readable .npz file ({error})", file=str(path), hint=_DAMAGED) from error
+    except _UNREADABLE as error:
+        raise ProfileError(f"not a readable .npz file ({_first_line(error)})", file=str(path), hint=_DAMAGED) from error
 
 
 def _read_json(path: Path) -> Arrays:
@@ -153,10 +169,14 @@ def _json_object(data: bytes, path: Path) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ProfileError(f"not readable as JSON ({error})", file=str(path), hint=_DAMAGED) from error
+        raise ProfileError(f"not readable as JSON ({_first_line(error)})", file=str(path), hint=_DAMAGED) from error
     if not isinstance(document, dict):
         raise ProfileError("the top level is not an object", file=str(path), hint=_DAMAGED)
     return document
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:120]
 
 
 def _read_bytes(path: Path) -> bytes:
