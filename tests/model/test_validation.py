@@ -130,7 +130,7 @@ def test_gpus_follow_from_the_numbers() -> None:
     """TP4: throughput per GPU is a quarter. Where the share fits no number of GPUs, one is assumed and the gates will speak."""
     profile = read(lambda p, d: (scaled("prefill_thpt_per_gpu", 0.25)(p, d), scaled("z_thpt_per_gpu", 0.24)(p, d)))
     assert (profile.selected_prefill.gpus, profile.selected_decode.gpus) == (4, 4)
-    assert read(scaled("z_thpt_per_gpu", 0.7)).selected_decode.gpus == 1
+    assert [read(scaled("z_thpt_per_gpu", share)).selected_decode.gpus for share in (0.7, 1 / 3, 0.11, 1 / 16)] == [1, 3, 1, 16]
 
 
 def test_a_profile_that_contradicts_itself() -> None:

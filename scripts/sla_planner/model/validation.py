@@ -42,6 +42,7 @@ _SMALLEST, _LARGEST = 1e-6, 1e12  # outside, a value is corrupt whatever its uni
 _IN_SECONDS, _IN_MICROSECONDS = 0.003, 30.0  # the share of every engine of up to _MOST_GPUS lies between
 _LEAST_BATCH = 0.5  # one request, less rounding
 _MOST_GPUS = 300  # of one engine
+_GPU_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128, 256)  # far enough apart to be told by a share
 _SAME_GPUS = 0.05  # a share this near 1/n means n GPUs
 
 Floats = NDArray[np.float64]
@@ -196,7 +197,7 @@ def _decode_share(columns: Sequence[Floats], max_kv_tokens: int) -> Floats:
 def _implied_gpus(share: Floats) -> int:
     """GPUs of one engine: n where the share is 1/n. The upper quartile, because queueing only lowers it."""
     typical = float(np.quantile(share, 0.75))
-    gpus = max(round(1 / typical), 1)
+    gpus = min(_GPU_COUNTS, key=lambda count: abs(typical * count - 1))
     return gpus if abs(typical * gpus - 1) <= _SAME_GPUS else 1
 
 
