@@ -37,11 +37,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """How a run is followed and ended. `on_progress` is called every `every_s` and once at the end; setting `stop` ends the run with what it has."""
+    """How a run is followed and ended. `on_progress` is called every `every_s` and once at the end, `on_record` for every request that ends;
+    setting `stop` ends the run with what it has."""
 
     on_progress: Callable[[Progress], None] = lambda _: None
     every_s: float = 2.0
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    on_record: Callable[[RequestRecord], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class _Run:
         self._sent[index] = record
         self._finished += 1
         self._failed += record.error != ""
+        self._watch.on_record(record)
 
     async def _measure_lag(self) -> None:
         due_s = time.perf_counter() + TICK_S
