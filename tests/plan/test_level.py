@@ -78,6 +78,8 @@ def test_scatter_around_a_constant_is_smoothed() -> None:
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=60))
 def test_level_stays_within_what_was_seen(values: list[float]) -> None:
     level = after(*values)
-    assert min(values) * (1 - 1e-9) - 1e-9 <= level.level <= max(values) * (1 + 1e-9)
+    rounding = 1e-9 * max(values)
+    assert min(values) - rounding <= level.level <= max(values) + rounding
+    assert level.level >= 0
     assert math.isfinite(level.variance)
     assert level.count == len(values)

@@ -28,7 +28,7 @@ from typing import Any
 
 from sla_planner.errors import UsageError
 from sla_planner.plan import predictors_arima, predictors_prophet
-from sla_planner.plan.level import AdaptiveLevel
+from sla_planner.plan.level import VARIANCE_FLOOR, AdaptiveLevel
 from sla_planner.plan.predictors_arima import ArimaFit
 from sla_planner.plan.settings import Predictor
 
@@ -69,15 +69,25 @@ class SeriesState:
     def from_json(cls, document: Mapping[str, Any]) -> SeriesState:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError when `document` is not a series."""
         level, variance, count = document["level"]
+        predicted = tuple(None if value is None else _amount(value) for value in document["predicted"])
+        if len(predicted) != len(document["history"]):
+            raise ValueError(f"{len(predicted)} predictions for {len(document['history'])} values")
         return cls(
             predictor=Predictor(document["predictor"]),
-            interval_s=float(document["interval_s"]),
+            interval_s=_amount(document["interval_s"]),
             history_window=int(document["history_window"]),
-            history=tuple(float(value) for value in document["history"]),
-            predicted=tuple(None if value is None else float(value) for value in document["predicted"]),
-            level=AdaptiveLevel(float(level), float(variance), int(count)),
+            history=tuple(_amount(value) for value in document["history"]),
+            predicted=predicted,
+            level=AdaptiveLevel(_amount(level), max(_amount(variance), VARIANCE_FLOOR), int(count)),
             arima=None if document["arima"] is None else ArimaFit.from_json(document["arima"]),
         )
+
+
+def _amount(value: Any) -> float:
+    number = float(value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{value} is not a finite number >= 0")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
