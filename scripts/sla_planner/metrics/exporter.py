@@ -28,6 +28,7 @@ from sla_planner.plan.record import Tick
 
 STALE_INTERVALS = 3
 _SOCKET_TIMEOUT_S = 10.0
+_POLL_S = 0.1  # how long close() may take
 
 # (labels beside `target`, value) of one target; an empty list leaves the target out.
 Points = list[tuple[tuple[str, ...], float]]
@@ -129,7 +130,7 @@ class Exporter(Collector):
         self._registry.register(self)
         self._server = _listen(host, port, self._answer)
         self.port: int = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, name="exporter", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="exporter", daemon=True).start()
 
     def update(self, tick: Tick) -> None:
         """Show `tick` as its target's last one."""
