@@ -10,7 +10,6 @@ from sla_planner.plan.mean import MeanSizing, size
 from sla_planner.plan.settings import RoleLimits, Sla
 from sla_planner.store.profile_files import read_profile, sample_profile_dir
 
-
 UNCORRECTED = Corrections()
 
 
