@@ -106,7 +106,7 @@ class PrometheusSource:
             elapsed = [newest[server] - oldest[server] for server in newest.keys() & oldest.keys()]
             if elapsed and fmean(elapsed) > 0:
                 return start_s, fmean(elapsed)
-        if not oldest:
+        if not elapsed:
             raise UnreachableError(
                 f"Prometheus has had the {self._family.name} metrics{self._scope} for less than the window: a window needs two readings"
             )
