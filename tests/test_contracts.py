@@ -74,10 +74,9 @@ def test_the_metrics_setting_offers_every_family():
 def test_every_data_file_that_others_made_is_in_the_notice():
     named = re.findall(r"^\| ([\w./-]+/[\w./-]*) \|", (ROOT / "NOTICE").read_text(), re.MULTILINE)
     assert [path for path in named if not (ROOT / path).exists()] == []
-    binary = [
-        file.relative_to(ROOT).as_posix() for folder in ("scripts", "tests") for file in (ROOT / folder).rglob("*") if file.suffix in {".npz", ".gz"}
-    ]
-    assert [file for file in binary if not file.startswith(tuple(named))] == []
+    files = [*(PACKAGE / "sample").rglob("*"), *(ROOT / "tests" / "data").rglob("*")]
+    data = [file.relative_to(ROOT).as_posix() for file in files if file.is_file()]
+    assert [file for file in data if not file.startswith(tuple(named)) and not file.endswith(".md")] == []
 
 
 def test_no_file_names_a_machine_path_or_leaves_work_undone():
