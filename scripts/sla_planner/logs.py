@@ -45,3 +45,5 @@ def setup(log_format: Literal["auto", "human", "json"], stream: TextIO | None = 
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
+    for chatty in ("cmdstanpy", "prophet"):  # a line per fit, every interval
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field, Strict, model_validator
 from sla_planner.config import Config, Rejected, Setting
 from sla_planner.errors import UsageError
 from sla_planner.model.engine import Interpolation
-from sla_planner.plan.settings import PlanSettings, Predictor, RoleLimits, Sizing, Sla
+from sla_planner.model.sla import Sla
+from sla_planner.plan.settings import PlanSettings, Predictor, RoleLimits, Sizing
 
 SECONDS_BELOW_MS = 0.5  # nobody promises half a millisecond; somebody writes half a second
 
@@ -102,9 +103,6 @@ class TargetConfig(Config):
     prometheus_ca_file: Annotated[LoosePath | None, Setting("CA bundle (PEM) that Prometheus' certificate is checked with")] = None
     prometheus_tls_verify: Annotated[bool, Setting("check Prometheus' TLS certificate")] = True
     prometheus_timeout_s: Annotated[Positive, Setting("how long a query may take", unit="s")] = 5.0
-    prometheus_scrape_interval_s: Annotated[
-        Positive, Setting("how often Prometheus scrapes; too small a value here makes windows without samples, which are unknown", unit="s")
-    ] = 5.0
     scrape_url: Annotated[
         tuple[HttpUrl, ...],
         Strict(False),

@@ -11,7 +11,7 @@ from sla_planner.errors import UsageError
 from sla_planner.metrics.exporter import Exporter
 from sla_planner.plan.decision import Decision, Prediction, Reason, Role, RoleDecision
 from sla_planner.plan.observation import Observation, Quantity, WorkerCounts, unknown_traffic
-from sla_planner.plan.record import Tick
+from sla_planner.plan.record import Carried, Tick
 
 
 class Clock:
@@ -57,7 +57,13 @@ def tick(target="llama", *, known=True, prefill=TWO_READY, prefill_wanted=3, dat
         decode_correction=0.9,
         data_age_s=data_age_s,
     )
-    return Tick(target, Observation(traffic, prefill, WorkerCounts(ready=4)), decision, gpu_hours=12.5)
+    return Tick(
+        target,
+        Observation(traffic, prefill, WorkerCounts(ready=4)),
+        decision,
+        gpu_hours=12.5,
+        carried=Carried.APPLIED if decision.act else Carried.NOTHING,
+    )
 
 
 def samples(exporter):
@@ -100,7 +106,7 @@ def test_what_was_seen_and_decided(exporter):
         ("slaplanner_decision_reason", "steady", "prefill"): 0.0,
         ("slaplanner_decision_reason", "steady", "decode"): 1.0,
         ("slaplanner_gpu_hours_total",): 12.5,
-        ("slaplanner_ticks_total", "changed"): 1.0,
+        ("slaplanner_ticks_total", "applied"): 1.0,
         ("dynamo_ttft_ms",): 120.0,
         ("dynamo_itl_ms",): 9.5,
         ("dynamo_request_rate",): 2.5,
@@ -126,7 +132,7 @@ def test_ticks_are_counted_by_what_came_of_them(exporter):
     exporter.fail("llama")
     seen = samples(exporter)
     counts = {key[1]: value for key, value in seen.items() if key[0] == "slaplanner_ticks_total"}
-    assert counts == {"changed": 2.0, "held": 1.0, "unknown": 1.0, "failed": 1.0}
+    assert counts == {"applied": 2.0, "nothing": 1.0, "unknown": 1.0, "failed": 1.0}
 
 
 def test_a_failed_tick_hides_old_numbers_and_the_age_goes_on_growing(exporter, clock):

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sla_planner.model.engine import Engine
+from sla_planner.model.sla import Sla
 from sla_planner.plan.calibration import Calibration, calibrate_decode, calibrate_prefill, last_interval_corrections
 from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
-from sla_planner.plan.settings import Sla
 from sla_planner.plan.work import LengthMix, RequestWork, request_work
 
 DOUBLED = 1.0718  # 2 ** 0.1: one interval at twice the expected latency, from 1

@@ -6,10 +6,10 @@ import pytest
 
 from sla_planner.errors import ProfileError
 from sla_planner.model.engine import Engine, ItlLaw, OperatingPoint
+from sla_planner.model.sla import Sla
 from sla_planner.plan.calibration import Corrections
 from sla_planner.plan.decision import Prediction
 from sla_planner.plan.mean import MeanSizing, size
-from sla_planner.plan.settings import Sla
 
 MINUTE_S = 60.0
 

@@ -12,10 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from sla_planner.model.engine import engine_of
+from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Reason
 from sla_planner.plan.observation import Observation, WorkerCounts
 from sla_planner.plan.planner import decide, warm_up
-from sla_planner.plan.settings import PlanSettings, RoleLimits, Sizing, Sla
+from sla_planner.plan.settings import PlanSettings, RoleLimits, Sizing
 from sla_planner.plan.state import new_state, state_from_json, state_to_json
 from sla_planner.store.profile_files import read_profile, sample_profile_dir
 

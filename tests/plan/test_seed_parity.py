@@ -3,11 +3,12 @@
 import pytest
 
 from sla_planner.model.engine import Engine, engine_of
+from sla_planner.model.sla import Sla
 from sla_planner.plan.budget import fit
 from sla_planner.plan.calibration import Corrections
 from sla_planner.plan.decision import Prediction
 from sla_planner.plan.mean import MeanSizing, size
-from sla_planner.plan.settings import RoleLimits, Sla
+from sla_planner.plan.settings import RoleLimits
 from sla_planner.store.profile_files import read_profile, sample_profile_dir
 
 UNCORRECTED = Corrections()

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from sla_planner.model.sla import Sla
 from sla_planner.plan.observation import LengthHistogram, unknown_traffic
-from sla_planner.plan.settings import Sla
 from sla_planner.plan.work import LengthMix, decode_load_of_batch, mixed, request_work
 
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Decision, Prediction, Reason, Role, RoleDecision
 from sla_planner.plan.observation import Observation, Quantity, WorkerCounts, unknown_traffic
 from sla_planner.plan.record import Tick
-from sla_planner.plan.settings import Sla
 from sla_planner.report.run import Requests, RoleUse, Row, RunReport, WorkerSamples
 
 START_S = 1_750_000_000.0

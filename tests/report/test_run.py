@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Reason, Role
-from sla_planner.plan.settings import Sla
 from sla_planner.report.run import Change, Requests, RoleUse, changes
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Reason
 from sla_planner.plan.observation import WorkerCounts
-from sla_planner.plan.settings import Sla
 from sla_planner.report.terminal import LatencyNow, LiveState, LiveView, frame, plain_line, sparkline, table
 
 

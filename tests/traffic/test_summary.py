@@ -2,11 +2,12 @@ import json
 
 import pytest
 
+from sla_planner.model.sla import Sla
 from sla_planner.traffic.client import RequestRecord
 from sla_planner.traffic.replay import Run
-from sla_planner.traffic.summary import Percentiles, Promise, summarize
+from sla_planner.traffic.summary import Percentiles, summarize
 
-PROMISE = Promise(ttft_ms=500.0, itl_ms=50.0, attainment=0.9)
+PROMISE = Sla(ttft_ms=500.0, itl_ms=50.0, attainment=0.9)
 
 
 def record(at_s=0.0, ttft_ms=100.0, itl_ms=10.0, error="", prompt_tokens=10, completion_tokens=20, late_s=0.0):

@@ -20,13 +20,11 @@ from sla_planner.cluster.etcd_gateway import parse_endpoint
 from sla_planner.cluster.target import Applied, Fleet, Outcome, ScaleTarget
 from sla_planner.cluster.virtual_etcd import EtcdStore
 from sla_planner.cluster.virtual_file import FileStore
-from sla_planner.cluster.virtual_protocol import UNSET, acknowledge, decide, fleet
+from sla_planner.cluster.virtual_protocol import DEFAULT_NAMESPACE, UNSET, acknowledge, decide, fleet
 from sla_planner.cluster.virtual_store import VirtualStore
 from sla_planner.errors import UsageError
 
 _EXAMPLES = "examples: file:fleet.json, file:/data/fleet.json, etcd://127.0.0.1:2379, etcd://USER:PASSWORD@HOST:2379"
-
-DEFAULT_NAMESPACE = "dynamo"
 
 
 class VirtualTarget:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, fields, replace
 from sla_planner.cluster.target import Applied, Fleet, Outcome
 from sla_planner.plan.observation import WorkerCounts
 
+DEFAULT_NAMESPACE = "dynamo"  # of the keys in etcd, when nobody names one
 UNSET = -1
 MAX_WAIT_S = 1800.0
 

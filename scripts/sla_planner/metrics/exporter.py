@@ -135,7 +135,7 @@ class Exporter(Collector):
     def update(self, tick: Tick) -> None:
         """Show `tick` as its target's last one."""
         known = tick.observation.traffic.request_rate_rps.known
-        outcome = "unknown" if not known else "changed" if tick.decision.act else "held"
+        outcome = tick.carried.value if known else "unknown"
         with self._lock:
             self._latest[tick.target] = tick, self._clock()
             self._failing.discard(tick.target)

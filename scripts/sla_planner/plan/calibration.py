@@ -19,7 +19,8 @@ a worker compile and warm caches) or when fewer than `LEAST_REQUESTS` finished. 
               law over the time in decode,  batch = finished/s * (duration - TTFT) / ready
     prefill   TTFT contains the wait in the queue, and under load mostly that. Only below `QUIET` utilisation with nothing queued is the wait small
               and known well enough:  ttft_ms(isl) + wait,  wait of an M/G/c queue (Sakasegawa)
-              rho^(sqrt(2(c+1)) - 1) / (c (1 - rho)) * E[s^2] / (2 E[s]).   Otherwise what was learned in quieter hours stays.
+              rho^(sqrt(2(c+1)) - 1) / (c (1 - rho)) * E[s^2] / (2 E[s]).   Otherwise what was learned in quieter hours stays, with one
+              exception: waiting only ever adds, so a TTFT below ttft_ms(isl) teaches that ratio at any load.
 
 A ratio below 1 at prefill is a prefix cache at work; the lower bound keeps a cold cache after a restart affordable.
 """
@@ -135,11 +136,12 @@ def calibrate_prefill(calibration: Calibration, observation: Observation, engine
     if not ready or not _known(traffic.ttft_ms, traffic.isl_tokens, traffic.request_rate_rps):
         return calibration
     utilisation = traffic.request_rate_rps.value * work.prefill_s / ready
+    alone_ms = engine.prefill.ttft_ms(traffic.isl_tokens.value)
     if utilisation > QUIET or traffic.queued_prefill_requests.or_else(0.0) > 0:
-        return calibration
+        return _learned(calibration, traffic.ttft_ms.value, alone_ms) if traffic.ttft_ms.value < alone_ms else calibration
     residual_s = work.prefill_s2 / (2 * work.prefill_s)
     wait_s = utilisation ** (math.sqrt(2 * (ready + 1)) - 1) / (ready * (1 - utilisation)) * residual_s
-    return _learned(calibration, traffic.ttft_ms.value, engine.prefill.ttft_ms(traffic.isl_tokens.value) + wait_s * 1000)
+    return _learned(calibration, traffic.ttft_ms.value, alone_ms + wait_s * 1000)
 
 
 def calibrate_decode(calibration: Calibration, observation: Observation, engine: Engine) -> Calibration:

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 from sla_planner.errors import ProfileError
 from sla_planner.model.engine import Engine, OperatingPoint
+from sla_planner.model.sla import Sla
 from sla_planner.plan.calibration import Corrections
 from sla_planner.plan.decision import Prediction
-from sla_planner.plan.settings import Sla
 from sla_planner.plan.work import INFEASIBLE_MARGIN
 
 

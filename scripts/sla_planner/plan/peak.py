@@ -9,18 +9,18 @@ It knows the traffic in advance, so it is the smallest honest fleet of its kind,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from sla_planner.model.engine import Engine
+from sla_planner.model.sla import Sla
 from sla_planner.plan.misses import decode_miss_curve, highest_load, prefill_miss_curve
-from sla_planner.plan.settings import Sla
 from sla_planner.plan.work import LengthMix, request_work
 
 
 def peak_fleet(
-    engine: Engine, sla: Sla, arrival_s: Sequence[float], isl_tokens: Sequence[float], osl_tokens: Sequence[float], *, window_s: float
+    engine: Engine, sla: Sla, arrival_s: npt.ArrayLike, isl_tokens: npt.ArrayLike, osl_tokens: npt.ArrayLike, *, window_s: float
 ) -> tuple[int, int]:
     """(prefill, decode) workers. Arrays of one entry per request, in order of arrival."""
     arrival = np.asarray(arrival_s, float)

@@ -20,7 +20,7 @@ from sla_planner.plan.budget import fit
 from sla_planner.plan.decision import Decision, Reason, Role, RoleDecision
 from sla_planner.plan.learning import learned, seconds_charged
 from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
-from sla_planner.plan.settings import PlanSettings, Sizing
+from sla_planner.plan.settings import PlanSettings, RoleLimits, Sizing
 from sla_planner.plan.size_mean import size_by_mean
 from sla_planner.plan.size_risk import size_by_risk
 from sla_planner.plan.sizing import RoleNeed, Sized
@@ -33,10 +33,10 @@ def decide(settings: PlanSettings, engine: Engine, state: PlanState, observation
     state = seconds_charged(state, settings, observation)
     unknown = _unknown(observation)
     if unknown or observation.prefill is None or observation.decode is None:
-        return _hold(state, observation, Reason.UNKNOWN, unknown)
+        return _hold(settings, state, observation, unknown)
     state = learned(settings, engine, state, observation)
     if state.mix is None and observation.traffic.request_rate_rps.value > 0:
-        return _hold(state, observation, Reason.UNKNOWN, "requests arrive, but none has finished: lengths are not known yet")
+        return _hold(settings, state, observation, "requests arrive, but none has finished: lengths are not known yet")
     size = size_by_mean if settings.sizing is Sizing.MEAN else size_by_risk
     sized, state = size(settings, engine, state, observation)
     return _decided(settings, state, observation.traffic, sized, (observation.prefill, observation.decode))
@@ -63,13 +63,21 @@ def _unknown(observation: Observation) -> str:
     return ""
 
 
-def _hold(state: PlanState, observation: Observation, reason: Reason, why: str) -> tuple[Decision, PlanState]:
-    """Nothing changes; the grace period starts anew, since nobody saw whether the need stayed low."""
+def _hold(settings: PlanSettings, state: PlanState, observation: Observation, why: str) -> tuple[Decision, PlanState]:
+    """Nothing changes, except that a fleet below its configured minimum is brought up to it; the grace period starts anew, since nobody saw whether
+    the need stayed low."""
     traffic = observation.traffic
     roles = []
-    for role, counts, role_state in ((Role.PREFILL, observation.prefill, state.prefill), (Role.DECODE, observation.decode, state.decode)):
+    for role, counts, role_state, limits in (
+        (Role.PREFILL, observation.prefill, state.prefill, settings.prefill),
+        (Role.DECODE, observation.decode, state.decode, settings.decode),
+    ):
         current = counts.total if counts is not None else (role_state.asked or 0)
-        roles.append(RoleDecision(role, current, current, current, reason, f"holding {current}: {why}"))
+        if counts is not None and observation.prefill and observation.decode and current < limits.min_workers:
+            text = f"{limits.min_workers} is the configured minimum; beyond it, {why}"
+            roles.append(RoleDecision(role, current, limits.min_workers, limits.min_workers, Reason.FLOOR, text))
+        else:
+            roles.append(RoleDecision(role, current, current, current, Reason.UNKNOWN, f"holding {current}: {why}"))
     age_s = 0.0 if state.known_at_s is None else max(traffic.at_s - state.known_at_s, 0.0)
     decision = Decision(traffic.at_s, roles[0], roles[1], None, data_age_s=age_s)
     return decision, replace(state, prefill=replace(state.prefill, below=Below()), decode=replace(state.decode, below=Below()))
@@ -79,9 +87,10 @@ def _decided(
     settings: PlanSettings, state: PlanState, traffic: TrafficWindow, sized: Sized, fleet: tuple[WorkerCounts, WorkerCounts]
 ) -> tuple[Decision, PlanState]:
     """Stability, limits and words."""
+    needs = (_bounded(sized.prefill, settings.prefill), _bounded(sized.decode, settings.decode))
     steadied = (
-        _steadied(settings, sized, sized.prefill, fleet[0], state.prefill, traffic.at_s),
-        _steadied(settings, sized, sized.decode, fleet[1], state.decode, traffic.at_s),
+        _steadied(settings, sized, needs[0], fleet[0], state.prefill, traffic.at_s),
+        _steadied(settings, sized, needs[1], fleet[1], state.decode, traffic.at_s),
     )
     fitted = fit(
         need=(steadied[0].desired, steadied[1].desired),
@@ -89,8 +98,8 @@ def _decided(
         max_gpu_budget=settings.max_gpu_budget,
         running=(fleet[0].total, fleet[1].total),
     )
-    prefill = _role(Role.PREFILL, fleet[0], sized.prefill, steadied[0], fitted.prefill, fitted.prefill_limited_by)
-    decode = _role(Role.DECODE, fleet[1], sized.decode, steadied[1], fitted.decode, fitted.decode_limited_by)
+    prefill = _role(Role.PREFILL, fleet[0], needs[0], steadied[0], fitted.prefill, fitted.prefill_limited_by)
+    decode = _role(Role.DECODE, fleet[1], needs[1], steadied[1], fitted.decode, fitted.decode_limited_by)
     decision = Decision(
         at_s=traffic.at_s,
         prefill=prefill,
@@ -108,6 +117,14 @@ def _decided(
     )
 
 
+def _bounded(need: RoleNeed, limits: RoleLimits) -> RoleNeed:
+    """The need within the role's own minimum; stability must not wait for what may never happen."""
+    if need.workers >= limits.min_workers:
+        return need
+    text = f"{need.explanation}; {limits.min_workers} is the configured minimum"
+    return replace(need, workers=limits.min_workers, reason=Reason.FLOOR, explanation=text)
+
+
 def _steadied(settings: PlanSettings, sized: Sized, need: RoleNeed, counts: WorkerCounts, state: RoleState, at_s: float) -> Steadied:
     if not sized.gradual and settings.grace_s is None:
         return Steadied(need.workers, state.below)
@@ -122,7 +139,7 @@ def _role(role: Role, counts: WorkerCounts, need: RoleNeed, steadied: Steadied, 
     if steadied.reason is not None:
         reason = steadied.reason
         clauses.append(steadied.explanation)
-    if limited_by is not None:
+    if limited_by is not None and not (limited_by is Reason.FLOOR and need.reason is Reason.FLOOR):
         reason = limited_by
         clauses.append(_LIMITS[limited_by].format(granted=granted, wanted=steadied.desired))
     return RoleDecision(role, counts.total, need.workers, granted, reason, "; ".join(clause for clause in clauses if clause))

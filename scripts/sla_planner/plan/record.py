@@ -8,20 +8,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from sla_planner.plan.decision import Decision, Prediction, Reason, Role, RoleDecision
 from sla_planner.plan.observation import Kind, LengthHistogram, Observation, Quantity, TrafficWindow, WorkerCounts
 
 
+class Carried(StrEnum):
+    """What became of a decision."""
+
+    APPLIED = "applied"
+    NOTHING = "nothing"  # there was nothing to change
+    WAITING = "waiting"  # the one before has not been carried out yet
+    FAILED = "failed"  # the target could not be reached
+    ADVISORY = "advisory"  # --no-operation: nothing is ever written
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What one target's planner saw and decided at one moment. `gpu_hours` is the total charged since the target's state began."""
+    """What one target's planner saw and decided at one moment, and what became of it. `gpu_hours` is the total charged since its state began."""
 
     target: str
     observation: Observation
     decision: Decision
     gpu_hours: float
+    carried: Carried = Carried.APPLIED
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types only."""
@@ -49,6 +61,7 @@ class Tick:
                 }
             ),
             gpu_hours=document["gpu_hours"],
+            carried=Carried(document["carried"]),
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from sla_planner.model.sla import Sla
+
 
 class Sizing(StrEnum):
     MEAN = "mean"
@@ -16,15 +18,6 @@ class Predictor(StrEnum):
     EWMA = "ewma"
     ARIMA = "arima"
     PROPHET = "prophet"
-
-
-@dataclass(frozen=True, slots=True)
-class Sla:
-    """The promise: `attainment` (share, 0..1) of requests get their first token within `ttft_ms` and their tokens `itl_ms` apart on average."""
-
-    ttft_ms: float = 500.0
-    itl_ms: float = 50.0
-    attainment: float = 0.99
 
 
 @dataclass(frozen=True, slots=True)

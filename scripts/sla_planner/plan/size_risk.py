@@ -1,11 +1,14 @@
 """`risk` sizing of both roles from one observation: traffic becomes work, work becomes a level, level and remembered jumps become needs (`risk`).
 
 prefill load   rate * prefill_s(ISL)                                            worker-seconds/s
-decode load    what the running batches stand for, where the engines report them; else rate * decode_s(ISL, OSL) smoothed over the mean
-               residence OSL * ITL, because what is promised is a mean over a request's life. While prefill holds requests back, the larger
-               of both: the batches do not show yet what is about to arrive.
+decode load    what the running batches stand for, where the engines report them or a frontend counts requests in flight and queued; else
+               rate * decode_s(ISL, OSL) smoothed over the mean residence OSL * ITL, because what is promised is a mean over a request's
+               life. While prefill holds requests back, the larger of both: the batches do not show yet what is about to arrive.
 backlog        prompts that wait for prefill, in worker-seconds: the queue gauge where there is one, else Little's law on what TTFT exceeds
                the promise by:  rate * (TTFT - promised TTFT) * prefill_s
+
+Prefill load is averaged over `ABSORBED` promised TTFTs where intervals are shorter than that: a burst that a queue absorbs within the promise is no
+jump, and the miss curve already counts how arrivals scatter.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from sla_planner.plan.state import PlanState, RoleState
 from sla_planner.plan.work import LengthMix, RequestWork, decode_load_of_batch, request_work
 
 DAY_S = 86_400.0
+ABSORBED = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
     corrections = (state.prefill.calibration.factor, state.decode.calibration.factor) if settings.correction else (1.0, 1.0)
     mix = state.mix or LengthMix(((1.0,), (1.0,)), ((1.0,), (1.0,)))  # nothing has ever run: any mix, the rate is zero
     work = request_work(engine, settings.sla, mix).corrected(*corrections)
-    seen = _seen(observation, work, mix.osl_tokens, state.decode_arrivals)
+    seen = _seen(observation, work, mix.osl_tokens, state)
 
     request_gpu_s = work.prefill_s * settings.prefill.gpus_per_worker + work.decode_s * settings.decode.gpus_per_worker
     used = budget_used(state.budget.misses, state.budget.requests, seen.rate_rps * DAY_S, settings.sla.attainment)
@@ -99,24 +103,35 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
         miss_share=min(needs[0][0].miss_share + needs[1][0].miss_share, 1.0),
         verdicts=work.verdicts + _extrapolations(engine, mix) if state.mix else (),
     )
-    return sized, replace(state, prefill=states[0], decode=states[1], decode_arrivals=seen.decode_arrivals)
+    return sized, replace(state, prefill=states[0], decode=states[1], prefill_arrivals=seen.prefill_load, decode_arrivals=seen.decode_arrivals)
 
 
-def _seen(observation: Observation, work: RequestWork, osl_tokens: float, smoothed: float) -> _Seen:
+def _seen(observation: Observation, work: RequestWork, osl_tokens: float, state: PlanState) -> _Seen:
     traffic = observation.traffic
     prefill_ready, decode_ready = _ready(observation.prefill), _ready(observation.decode)
     rate_rps = traffic.request_rate_rps.value
+    absorbed = min(traffic.window_s / (ABSORBED * work.ttft_target_ms / 1000), 1.0)
+    prefill_load = state.prefill_arrivals + absorbed * (rate_rps * work.prefill_s - state.prefill_arrivals)
     residence_s = max(osl_tokens * work.itl_target_ms / 1000, 1e-3)
-    arrivals = smoothed + (1 - math.exp(-traffic.window_s / residence_s)) * (rate_rps * work.decode_s - smoothed)
+    arrivals = state.decode_arrivals + (1 - math.exp(-traffic.window_s / residence_s)) * (rate_rps * work.decode_s - state.decode_arrivals)
     backlog_s = _backlog_s(traffic, work)
     decode_load, batch_workers = arrivals, 0.0
-    if traffic.running_decode_requests.known:
-        running = traffic.running_decode_requests.value
+    running = _running(traffic)
+    if running is not None:
         batch_workers = running * work.batch_share
         held_back = backlog_s > BACKLOG_S * max(prefill_ready, 1)
         of_batch = decode_load_of_batch(work, running, decode_ready)
         decode_load = max(of_batch, arrivals) if held_back else of_batch
-    return _Seen(rate_rps, rate_rps * work.prefill_s, decode_load, arrivals, backlog_s, batch_workers)
+    return _Seen(rate_rps, prefill_load, decode_load, arrivals, backlog_s, batch_workers)
+
+
+def _running(traffic: TrafficWindow) -> float | None:
+    """Requests in decode batches; None where nobody counts them."""
+    if traffic.running_decode_requests.known:
+        return traffic.running_decode_requests.value
+    if traffic.in_flight_requests.known and traffic.queued_prefill_requests.known:
+        return max(traffic.in_flight_requests.value - traffic.queued_prefill_requests.value, 0.0)
+    return None
 
 
 def _ready(workers: WorkerCounts | None) -> int:

@@ -51,6 +51,7 @@ class PlanState:
     isl: SeriesState
     osl: SeriesState
     mix: LengthMix | None = None
+    prefill_arrivals: float = 0.0  # arriving prefill work, averaged over what a queue absorbs (worker-seconds/s)
     decode_arrivals: float = 0.0  # arriving decode work, smoothed over a residence (worker-seconds/s)
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     last_at_s: float | None = None
@@ -116,7 +117,7 @@ def state_from_json(document: Mapping[str, Any], settings: PlanSettings) -> tupl
     ), ""
 
 
-_NUMBERS = ("decode_arrivals", "last_at_s", "known_at_s", "gpu_seconds")
+_NUMBERS = ("prefill_arrivals", "decode_arrivals", "last_at_s", "known_at_s", "gpu_seconds")
 
 
 def _role_to_json(state: RoleState) -> dict[str, Any]:

@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from sla_planner.model.batching import MAX_BATCHED_TOKENS, BatchingLaw
 from sla_planner.model.engine import Engine
+from sla_planner.model.sla import Sla
 from sla_planner.plan.observation import LengthHistogram, TrafficWindow
-from sla_planner.plan.settings import Sla
 
 INFEASIBLE_MARGIN = 1.5  # an impossible latency target is replaced by this times the latency of an empty worker
 MIX_REQUESTS = 30.0  # completions that weigh as much as everything known before

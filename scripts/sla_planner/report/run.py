@@ -15,10 +15,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Decision, Reason, Role, RoleDecision
 from sla_planner.plan.observation import Observation, WorkerCounts
-from sla_planner.plan.record import Tick
-from sla_planner.plan.settings import Sla
+from sla_planner.plan.record import Carried, Tick
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -157,9 +157,9 @@ def workers_of(observation: Observation, role: Role) -> WorkerCounts | None:
 
 
 def changes(ticks: Sequence[Tick], start_s: float) -> Iterator[Change]:
-    """Every decision that changed a size, oldest first, prefill before decode."""
+    """Every change of a size that was carried out, oldest first, prefill before decode."""
     for tick in ticks:
         for role in Role:
             made = of_role(tick.decision, role)
-            if made.changed:
+            if made.changed and tick.carried is Carried.APPLIED:
                 yield Change(tick.decision.at_s - start_s, role, made.current, made.desired, made.reason, made.explanation)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
+from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Role
 from sla_planner.plan.observation import WorkerCounts
 from sla_planner.plan.record import Tick
-from sla_planner.plan.settings import Sla
 from sla_planner.report.run import changes, of_role
 from sla_planner.report.wording import clock, compared, milliseconds, outcome, share_inside
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from sla_planner.plan.decision import Role
-from sla_planner.plan.record import Tick
+from sla_planner.plan.record import Carried, Tick
 from sla_planner.report.run import Floats, Row, RunReport, changes
 
 GPU_HOURS_FROM_S = 36_000.0  # below ten GPU-hours a person counts seconds
@@ -130,4 +130,5 @@ def outcome(tick: Tick) -> str:
     prefill, decode = tick.decision.prefill, tick.decision.decode
     if not tick.decision.act:
         return f"No scaling needed (prefill={prefill.current}, decode={decode.current})"
-    return ", ".join(f"{made.role} {made.current} -> {made.desired}" for made in (prefill, decode) if made.changed)
+    change = ", ".join(f"{made.role} {made.current} -> {made.desired}" for made in (prefill, decode) if made.changed)
+    return change if tick.carried is Carried.APPLIED else f"{change} ({tick.carried}: not carried out)"

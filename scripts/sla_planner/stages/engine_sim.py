@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from sla_planner.cluster.virtual_protocol import DEFAULT_NAMESPACE
+
 FAULT_EXAMPLE = """as POST /sim/faults takes it: {"kind": "crash", "role": "decode", "after_s": 30}"""
 
 
@@ -22,7 +24,7 @@ FAULT_EXAMPLE = """as POST /sim/faults takes it: {"kind": "crash", "role": "deco
 @click.option("--prefill-workers", type=click.IntRange(0), default=1, show_default=True, help="At the start, with --mode disagg.")
 @click.option("--decode-workers", type=click.IntRange(0), default=1, show_default=True, help="At the start, with --mode disagg.")
 @click.option("--virtual-target", metavar="URL", help="Follow the worker counts of this virtual target: file:PATH or etcd://HOST:PORT.")
-@click.option("--namespace", default="default", show_default=True, help="Namespace of the virtual target.")
+@click.option("--namespace", default=DEFAULT_NAMESPACE, show_default=True, help="Namespace of the virtual target.")
 @click.option("--startup-s", type=click.FloatRange(0), default=0.0, show_default=True, help="Start-up time of a worker that is added.")
 @click.option("--startup-jitter-s", type=click.FloatRange(0), default=0.0, show_default=True, help="Up to this much longer, at random.")
 @click.option("--max-batched-tokens", type=click.IntRange(1), help="Most tokens of a prefill batch.  [default: 8192]")

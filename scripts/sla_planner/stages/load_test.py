@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sla_planner.config_words import masked
-from sla_planner.plan.settings import Sla
+from sla_planner.model.sla import Sla
 
 if TYPE_CHECKING:
     from sla_planner.traffic.client import Server
     from sla_planner.traffic.replay import Progress, Run
-    from sla_planner.traffic.summary import Percentiles, Promise, Summary
+    from sla_planner.traffic.summary import Percentiles, Summary
     from sla_planner.traffic.trace import Trace
 
 SCENARIOS = ("steady", "spike", "long-context")
@@ -93,14 +93,14 @@ def command(**flags: Any) -> None:
 
     from sla_planner.errors import InterruptedRun
     from sla_planner.logs import setup
-    from sla_planner.traffic.summary import Promise, summarize
+    from sla_planner.traffic.summary import summarize
 
     setup(flags["log_format"])
     _check_output(flags["output"])
     seed = secrets.randbelow(SEEDS) if flags["seed"] is None else flags["seed"]
     traffic, trace = _traffic(flags, seed)
     server, run = asyncio.run(_measure(flags, trace, seed))
-    summary = summarize(run, Promise(flags["ttft"], flags["itl"], flags["attainment"]))
+    summary = summarize(run, Sla(flags["ttft"], flags["itl"], flags["attainment"]))
     setting = {"url": masked(server.url), "model": server.model, "endpoint": str(server.endpoint), "traffic": traffic, "seed": seed}
     click.echo(json.dumps(setting | summary.to_json()) if flags["as_json"] else _told(setting, summary))
     if flags["output"]:
@@ -270,7 +270,7 @@ def _latency_table(summary: Summary) -> list[str]:
         values = [milliseconds(value) for value in astuple(percentiles)] if percentiles else ["-"] * 5
         return f"{name:<16}" + "".join(f"{value:>12}" for value in (*values, promised, inside)).rstrip()
 
-    promise: Promise = summary.promise
+    promise: Sla = summary.promise
     return [
         " " * 16 + "".join(f"{title:>12}" for title in ("p50", "p90", "p95", "p99", "max", "promised", "inside")),
         row("TTFT", summary.ttft_ms, f"{promise.ttft_ms:g} ms", share_inside(summary.ttft_inside, summary.sent)),

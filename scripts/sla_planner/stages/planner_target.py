@@ -15,15 +15,17 @@ from typing import Any, Literal, Protocol
 
 from sla_planner import __version__
 from sla_planner.cluster.target import Fleet, Outcome, ScaleTarget
-from sla_planner.cluster.virtual import DEFAULT_NAMESPACE, open_virtual_target
+from sla_planner.cluster.virtual import open_virtual_target
+from sla_planner.cluster.virtual_protocol import DEFAULT_NAMESPACE
 from sla_planner.engines.metric_names import FAMILIES
 from sla_planner.errors import PlannerError, UsageError
 from sla_planner.metrics.scrape import ScrapeSource
 from sla_planner.model.engine import Engine, engine_of
 from sla_planner.plan.decision import Decision
+from sla_planner.plan.forecast import check_available
 from sla_planner.plan.observation import Observation, Quantity, TrafficWindow, WorkerCounts
 from sla_planner.plan.planner import decide
-from sla_planner.plan.record import Tick
+from sla_planner.plan.record import Carried, Tick
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.state import PlanState, new_state, state_from_json, state_to_json
 from sla_planner.planner_config import TargetConfig
@@ -68,11 +70,12 @@ class PlannedTarget:
         self.voice.say("New adjustment interval started!")
         observation = self._observe(now_s)
         decision, self.state = decide(self.settings, self.engine, self.state, observation)
-        tick = Tick(self.config.name, observation, decision, self.state.gpu_seconds / 3600)
         self._say_observed(observation)
-        self._say_decided(decision, tick)
-        self._act(decision, now_s)
+        self._say_decided(decision)
+        carried = self._act(decision, now_s)
         self._remember()
+        tick = Tick(self.config.name, observation, decision, self.state.gpu_seconds / 3600, carried)
+        self._say_carried(tick)
         return tick
 
     def _observe(self, now_s: float) -> Observation:
@@ -86,16 +89,19 @@ class PlannedTarget:
             return Observation(traffic, None, None)
         return Observation(traffic, fleet.prefill, fleet.decode)
 
-    def _act(self, decision: Decision, now_s: float) -> None:
-        if not self.acts or not decision.act:
-            return
+    def _act(self, decision: Decision, now_s: float) -> Carried:
+        if not decision.act:
+            return Carried.NOTHING
+        if not self.acts:
+            return Carried.ADVISORY
         try:
             applied = self.scale_target.apply(decision.prefill.desired, decision.decode.desired, now_s=now_s)
         except PlannerError as error:
             self.voice.say(f"The decision could not be carried out: {error}", level=logging.WARNING)
-            return
+            return Carried.FAILED
         if applied.outcome is not Outcome.APPLIED:
-            self.voice.say(applied.message, level=logging.WARNING if applied.outcome is Outcome.WAITING else logging.INFO)
+            self.voice.say(applied.message)
+        return _CARRIED[applied.outcome]
 
     def _remember(self) -> None:
         if self.state_file is None:
@@ -124,7 +130,7 @@ class PlannedTarget:
             coming = f" ({prefill.starting} prefill and {decode.starting} decode starting)" if prefill.starting or decode.starting else ""
             self.voice.say(f"Number of prefill workers: {prefill.ready}, number of decode workers: {decode.ready}{coming}")
 
-    def _say_decided(self, decision: Decision, tick: Tick) -> None:
+    def _say_decided(self, decision: Decision) -> None:
         if decision.prediction is not None:
             predicted = decision.prediction
             self.voice.say(f"Correction factors: TTFT: {decision.prefill_correction:.3f}, ITL: {decision.decode_correction:.3f}")
@@ -133,20 +139,27 @@ class PlannedTarget:
             self.voice.say(f"Predicted load: num_req={requests:.3f}, isl={predicted.isl_tokens:.3f}, osl={predicted.osl_tokens:.3f}{note}")
         for text in decision.verdicts:
             self.voice.say(text, level=logging.WARNING)
-        would = "" if self.acts else "Would be "
+        scaling = "Scaling" if self.acts else "Would be scaling"
         for role in (decision.prefill, decision.decode):
-            if role.changed:
-                self.voice.say(
-                    f"{would}{'scaling' if would else 'Scaling'} {role.role} workers: {role.current} -> {role.desired} ({role.explanation})"
-                )
-            else:
-                self.voice.say(f"Keeping {role.current} {role.role} workers ({role.explanation})")
-        verdict = (
-            f"Asked for prefill={decision.prefill.desired}, decode={decision.decode.desired}"
-            if decision.act
-            else f"No scaling needed (prefill={decision.prefill.desired}, decode={decision.decode.desired})"
-        )
-        self.voice.say(verdict, tick=tick.to_json())
+            change = (
+                f"{scaling} {role.role} workers: {role.current} -> {role.desired}" if role.changed else f"Keeping {role.current} {role.role} workers"
+            )
+            self.voice.say(f"{change} ({role.explanation})")
+
+    def _say_carried(self, tick: Tick) -> None:
+        """The last line of a tick carries all of it as data in the JSON format."""
+        asked = f"prefill={tick.decision.prefill.desired}, decode={tick.decision.decode.desired}"
+        words = {
+            Carried.APPLIED: f"Asked for {asked}",
+            Carried.NOTHING: f"No scaling needed ({asked})",
+            Carried.WAITING: f"Not asked for {asked}: the decision before has not been carried out yet",
+            Carried.FAILED: f"Not asked for {asked}; tried again next interval",
+            Carried.ADVISORY: f"Not asked for {asked}: --no-operation",
+        }
+        self.voice.say(words[tick.carried], tick=tick.to_json())
+
+
+_CARRIED = {Outcome.APPLIED: Carried.APPLIED, Outcome.UNCHANGED: Carried.NOTHING, Outcome.WAITING: Carried.WAITING}
 
 
 def _shown(quantity: Quantity, scale: float = 1.0, unit: str = "") -> str:
@@ -161,6 +174,7 @@ def open_target(config: TargetConfig, *, state_file: StateFile | None, acts: boo
             hint="set environment: virtual and --virtual-target file:PATH or etcd://HOST:PORT",
         )
     assert config.virtual_target is not None
+    check_available(config.load_predictor)
     engine = _engine(str(config.profile_results_dir), config.interpolation, config.prefill_engine_num_gpu, config.decode_engine_num_gpu)
     settings = config.plan_settings(engine.prefill.gpus, engine.decode.gpus)
     voice = Voice(config.name, alone)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from sla_planner.model.sla import Sla
 from sla_planner.traffic.client import RequestRecord
 from sla_planner.traffic.replay import UNFINISHED, Run
 
@@ -26,15 +27,6 @@ MIN_LAG_MS = 5.0  # ordinary jitter of a loop on a busy machine
 LAG_OF_TTFT = 0.1  # more than this of the measured TTFT, and the client measures itself
 LENGTH_TOLERANCE = 0.1
 TEMPLATE_TOKENS = 50  # what a chat template may add to a prompt
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """`attainment` (0..1) of the requests get their first token within `ttft_ms` and their tokens `itl_ms` apart on average."""
-
-    ttft_ms: float
-    itl_ms: float
-    attainment: float = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +42,7 @@ class Percentiles:
 class Summary:
     """One run against one promise. Counts are requests, rates per second of the run."""
 
-    promise: Promise
+    promise: Sla
     requests: int  # in the trace
     sent: int
     completed: int  # whole answers
@@ -85,14 +77,24 @@ class Summary:
         return asdict(self) | shares
 
 
-def summarize(run: Run, promise: Promise) -> Summary:
+def keeps_ttft(record: RequestRecord, promise: Sla) -> bool:
+    """Whether a whole answer began in time."""
+    return not record.error and record.ttft_ms is not None and record.ttft_ms <= promise.ttft_ms
+
+
+def keeps_itl(record: RequestRecord, promise: Sla) -> bool:
+    """Whether a whole answer flowed as fast as promised."""
+    return not record.error and (record.itl_ms is None or record.itl_ms <= promise.itl_ms)
+
+
+def summarize(run: Run, promise: Sla) -> Summary:
     """Judge `run` by `promise`."""
     records = run.records
     whole = [record for record in records if not record.error]
     kinds = Counter(record.error_kind for record in records if record.error)
     unfinished = kinds.pop(UNFINISHED, 0)
-    ttft_kept = [not record.error and record.ttft_ms is not None and record.ttft_ms <= promise.ttft_ms for record in records]
-    itl_kept = [not record.error and (record.itl_ms is None or record.itl_ms <= promise.itl_ms) for record in records]
+    ttft_kept = [keeps_ttft(record, promise) for record in records]
+    itl_kept = [keeps_itl(record, promise) for record in records]
     both = [ttft and itl for ttft, itl in zip(ttft_kept, itl_kept, strict=True)]
     slice_s = 60.0 if run.wall_s >= LONG_RUN_S else 10.0
     slices = _shares_by_slice(((record.scheduled_s, kept) for record, kept in zip(records, both, strict=True)), slice_s)
