@@ -218,9 +218,9 @@ def test_thinning_to_nothing_is_told():
 
 def test_the_shipped_excerpt_holds_a_rush_and_a_lull():
     trace = read_trace(sample_trace_path())
-    assert (len(trace), trace.isl_tokens.sum(), trace.osl_tokens.sum()) == (10_723, 12_616_683, 1_951_778)
+    assert (len(trace), trace.isl_tokens.sum(), trace.osl_tokens.sum()) == (15_188, 17_437_734, 3_032_723)
     prompt_tokens = np.bincount((trace.arrival_s // 60).astype(int), trace.isl_tokens)
-    assert len(prompt_tokens) == 28
+    assert len(prompt_tokens) == 44
     assert prompt_tokens[17] == 732_409  # the rush
-    assert prompt_tokens[25] == 273_771  # the lull
+    assert prompt_tokens[42] == 224_400  # the lull
     assert sample_trace_path().stat().st_size < 100_000

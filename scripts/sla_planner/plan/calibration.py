@@ -19,8 +19,9 @@ a worker compile and warm caches) or when fewer than `LEAST_REQUESTS` finished. 
               law over the time in decode,  batch = finished/s * (duration - TTFT) / ready
     prefill   TTFT contains the wait in the queue, and under load mostly that. Only below `QUIET` utilisation with nothing queued is the wait small
               and known well enough:  ttft_ms(isl) + wait,  wait of an M/G/c queue (Sakasegawa)
-              rho^(sqrt(2(c+1)) - 1) / (c (1 - rho)) * E[s^2] / (2 E[s]).   Otherwise what was learned in quieter hours stays, with one
-              exception: waiting only ever adds, so a TTFT below ttft_ms(isl) teaches that ratio at any load.
+              rho^(sqrt(2(c+1)) - 1) / (c (1 - rho)) * E[s^2] / (2 E[s]).   What exceeds that may as well be a fixed overhead of frontend and
+              router, which costs no capacity: no more than `MOST_OVERHEAD` is believed. Under load waiting only ever adds, so a TTFT below
+              ttft_ms(isl) still teaches that ratio, and any other leads a ratio below 1 back to 1; else what was learned in quieter hours stays.
 
 A ratio below 1 at prefill is a prefix cache at work; the lower bound keeps a cold cache after a restart affordable.
 """
@@ -39,6 +40,7 @@ from sla_planner.plan.work import RequestWork
 GAIN = 0.1
 SMALLEST, LARGEST = 0.5, 2.0
 LARGEST_STEP = 1.1
+MOST_OVERHEAD = 1.25
 LEAST_REQUESTS = 20
 QUIET = 0.3
 
@@ -138,10 +140,12 @@ def calibrate_prefill(calibration: Calibration, observation: Observation, engine
     utilisation = traffic.request_rate_rps.value * work.prefill_s / ready
     alone_ms = engine.prefill.ttft_ms(traffic.isl_tokens.value)
     if utilisation > QUIET or traffic.queued_prefill_requests.or_else(0.0) > 0:
-        return _learned(calibration, traffic.ttft_ms.value, alone_ms) if traffic.ttft_ms.value < alone_ms else calibration
+        below_1 = min(traffic.ttft_ms.value, alone_ms)
+        return _learned(calibration, below_1, alone_ms) if below_1 < alone_ms or calibration.factor < 1 else calibration
     residual_s = work.prefill_s2 / (2 * work.prefill_s)
     wait_s = utilisation ** (math.sqrt(2 * (ready + 1)) - 1) / (ready * (1 - utilisation)) * residual_s
-    return _learned(calibration, traffic.ttft_ms.value, alone_ms + wait_s * 1000)
+    expected_ms = alone_ms + wait_s * 1000
+    return _learned(calibration, min(traffic.ttft_ms.value, MOST_OVERHEAD * expected_ms), expected_ms)
 
 
 def calibrate_decode(calibration: Calibration, observation: Observation, engine: Engine) -> Calibration:

@@ -4,7 +4,7 @@ For every past interval j the memory knows the level l_j that the planner believ
 for a decision now is what those rises would be *added to today's level*:
 
     keep     u_j = l + max(x_{j+1} .. x_{j+H}) - l_j           H = horizon in intervals: can the workers that run be kept?
-    launch   u_jk = l + x_{j+k} - l_j, k = H .. H+8            what a worker that is asked for now arrives in time for
+    launch   u_jk = l + x_{j+k} - l_j, k = H .. H+L            what a worker that is asked for now arrives in time for; L = one more start-up
 
 Rises are absolute: clients switch on by amounts of their own, whatever the rest is doing (relative rises buy nonsense when busy and nothing when
 quiet). Each u_j stands for w_j = max(0.2 q, q + rise of the request rate) requests per second and is weighted by how similar the level was:
@@ -36,7 +36,6 @@ PRIOR_WEIGHT = 10.0
 PRIOR_JUMPS = 2.0
 PRIOR_RISE = 0.6
 PRIOR_GROWTH = 0.1
-LAUNCH_LAGS = (0, 4, 8)  # intervals after the horizon that stand for H .. H+8
 KERNEL_WIDTH = 0.15
 KERNEL_FLOOR = 0.02
 LEAST_RATE = 0.2  # a past fall of the request rate never makes today's requests worth less than this share
@@ -101,9 +100,10 @@ class JumpMemory:
         return self._rises(level, rate_rps, rise[:, None], self._rate_rise(horizon, count))
 
     def launch(self, level: float, rate_rps: float, horizon: int) -> Rises:
-        """Load at the lags that a worker launched now can meet, one column per lag of `LAUNCH_LAGS`."""
-        count = max(len(self.load) - horizon - LAUNCH_LAGS[-1], 0)
-        later = np.stack([self.load[horizon + lag : horizon + lag + count] for lag in LAUNCH_LAGS], axis=1)
+        """Load that a worker launched now can meet: one column each for the beginning, the middle and the end of the start-up after this one."""
+        lags = [horizon + share * (horizon - 1) // 2 for share in (0, 1, 2)]
+        count = max(len(self.load) - lags[-1], 0)
+        later = np.stack([self.load[lag : lag + count] for lag in lags], axis=1)
         return self._rises(level, rate_rps, later - self.level[:count, None], self._rate_rise(horizon, count))
 
     def _rises(self, level: float, rate_rps: float, rise: Floats, rate_rise: Floats) -> Rises:

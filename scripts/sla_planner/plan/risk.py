@@ -8,7 +8,7 @@ within one start-up (`jumps`: possible loads u with weights and request rates q_
 A worker costs its GPUs every second; an avoided miss is worth `price` GPU-seconds. Then
 
     keep     argmin_N  g N + price m(N)                  with u = the highest load within the horizon
-    launch   argmin_N  g N (1 + S / 60) + price m'(N)    with u = loads a worker launched now arrives in time for; the factor pays its start-up S
+    launch   argmin_N  3 g N + price m'(N)               with u = loads a worker launched now arrives in time for; the 3 pays its start-up S
     need   = launch                        when that is more than what runs or is on its way
              max(launch, min(running, keep))     otherwise
 
@@ -39,7 +39,8 @@ from sla_planner.plan.jumps import JumpMemory, Rises
 from sla_planner.plan.misses import Curve, highest_load, miss_share
 
 PRICE = {Role.PREFILL: 60.0, Role.DECODE: 15.0}
-LAUNCH_AMORTISED_S = 60.0
+LAUNCH_COST = 3.0
+DRAIN_HOLD_S = 60.0
 BUDGET_GAIN = 2.5
 BUDGET_CLIP = (0.5, 8.0)
 AIM = 0.7  # share of the allowed misses that the price loop steers to
@@ -111,7 +112,7 @@ def risk_need(load: RoleLoad, memory: JumpMemory, curve: Curve, price: float, ho
     keep_rises = memory.keep(load.level, load.rate_rps, horizon.intervals)
     launch_rises = memory.launch(load.level, load.rate_rps, horizon.intervals)
     keep = cheapest(keep_rises, curve, load.gpus_per_worker, price)
-    launch = cheapest(launch_rises, curve, load.gpus_per_worker * (1 + horizon.startup_s / LAUNCH_AMORTISED_S), price)
+    launch = cheapest(launch_rises, curve, load.gpus_per_worker * LAUNCH_COST, price)
     workers = launch if launch > load.coming else max(launch, min(load.coming, keep))
     reason = Reason.LOAD_UP if workers > load.coming else Reason.STEADY if workers == load.coming else Reason.LOAD_DOWN
     notes = []
@@ -175,7 +176,7 @@ def _drain(load: RoleLoad, curve: Curve, price: float, startup_s: float) -> int:
     backlog_s = load.backlog_s + (load.level - load.ready) * startup_s
     if backlog_s <= 0:
         return 0
-    extra = math.sqrt(price * load.rate_rps * backlog_s / (load.gpus_per_worker * (startup_s + LAUNCH_AMORTISED_S)))
+    extra = math.sqrt(price * load.rate_rps * backlog_s / (load.gpus_per_worker * (startup_s + DRAIN_HOLD_S)))
     wanted = load.level / highest_load(curve, DRAIN_UTILISATION_MISSES) + extra
     return math.ceil(min(wanted, 3 * load.level + 1))
 

@@ -46,13 +46,14 @@ from sla_planner.traffic.replay import Run, Watch, replay
 from sla_planner.traffic.summary import keeps_itl, keeps_ttft
 from sla_planner.traffic.trace import Trace, read_trace, sample_trace_path
 
-SLOWDOWN = 4.0
-SPEED_UP = 36.0
-SCALE = 0.1
-STARTUP_S = 3.0
-INTERVAL_S = 1.0
-PROMISE = Sla(ttft_ms=2000.0, itl_ms=60.0, attainment=0.99)
-FIRST_FLEET = (2, 2)  # what the first lull needs
+SLOWDOWN = 2.0
+SPEED_UP = 50.0
+SCALE = 0.25
+PIECE = (540.0, 2640.0)
+STARTUP_S = 2.0
+INTERVAL_S = 0.5
+PROMISE = Sla(ttft_ms=1000.0, itl_ms=30.0, attainment=0.99)
+FIRST_FLEET = (6, 4)  # what the first minutes need
 MODEL = "llama-3.1-8b"
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 10.0
@@ -63,7 +64,7 @@ TITLE = "SLA Planner on recorded traffic"
 
 def run(output_dir: Path, seed: int) -> None:
     """Run the demo and write its report. Raises `InfeasibleError` when the promise was not kept or no worker went up or down."""
-    trace = read_trace(sample_trace_path()).scaled(SCALE, seed=seed).sped_up(SPEED_UP)
+    trace = read_trace(sample_trace_path()).window(PIECE[0], PIECE[1]).scaled(SCALE, seed=seed).sped_up(SPEED_UP)
     work_dir = output_dir / "run"
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
