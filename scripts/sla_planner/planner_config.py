@@ -80,6 +80,10 @@ class TargetConfig(Config):
     ] = Sizing.RISK
     load_predictor: Annotated[Predictor, Strict(False), Setting("how the load of the next interval is forecast")] = Predictor.EWMA
     load_prediction_window_size: Annotated[AtLeastOne, Setting("past intervals that arima and prophet look at")] = 50
+    warmup_trace: Annotated[
+        LoosePath | None,
+        Setting("recorded traffic (.csv, .jsonl, .gz of either) that the planner has in mind when it starts without a state", default="none"),
+    ] = None
     no_correction: Annotated[bool, Setting("do not calibrate the profile with observed latencies")] = False
 
     max_gpu_budget: Annotated[int, Field(ge=-1), Setting("GPUs of both roles together, -1 = no limit")] = -1

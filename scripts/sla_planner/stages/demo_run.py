@@ -48,12 +48,12 @@ from sla_planner.traffic.trace import Trace, read_trace, sample_trace_path
 
 SLOWDOWN = 2.0
 SPEED_UP = 50.0
-SCALE = 0.25
+SCALE = 0.15
 PIECE = (540.0, 2640.0)
 STARTUP_S = 2.0
 INTERVAL_S = 0.5
 PROMISE = Sla(ttft_ms=1000.0, itl_ms=30.0, attainment=0.99)
-FIRST_FLEET = (6, 4)  # what the first minutes need
+FIRST_FLEET = (4, 3)  # what the first minutes need
 MODEL = "llama-3.1-8b"
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 10.0
@@ -64,7 +64,8 @@ TITLE = "SLA Planner on recorded traffic"
 
 def run(output_dir: Path, seed: int) -> None:
     """Run the demo and write its report. Raises `InfeasibleError` when the promise was not kept or no worker went up or down."""
-    trace = read_trace(sample_trace_path()).window(PIECE[0], PIECE[1]).scaled(SCALE, seed=seed).sped_up(SPEED_UP)
+    recorded = read_trace(sample_trace_path())
+    before, trace = (recorded.window(*piece).scaled(SCALE, seed=seed).sped_up(SPEED_UP) for piece in ((0.0, PIECE[0]), PIECE))
     work_dir = output_dir / "run"
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,7 @@ def run(output_dir: Path, seed: int) -> None:
         raise UsageError(f"cannot make {work_dir}: {error.strerror}", hint="choose another --output-dir") from None
     profile = work_dir / "profile.json"
     write_profile_json(slowed(read_profile(sample_profile_dir()), SLOWDOWN), profile)
+    _write_trace(before, work_dir / "before.csv")
     demo = _Demo(work_dir, profile, trace, seed)
     asyncio.run(demo.play())
     report = demo.report()
@@ -80,6 +82,11 @@ def run(output_dir: Path, seed: int) -> None:
     click.echo(table([(row.label, row.value, row.note) for row in summary(report)], ("", "", "")))
     click.echo(f"\nReport: {output_dir / 'report.html'}")
     _judge(report)
+
+
+def _write_trace(trace: Trace, path: Path) -> None:
+    rows = zip(trace.arrival_s.tolist(), trace.isl_tokens.tolist(), trace.osl_tokens.tolist(), strict=True)
+    write_text(path, "arrival_s,isl,osl\n" + "".join(f"{arrival_s:.3f},{isl},{osl}\n" for arrival_s, isl, osl in rows))
 
 
 def _write(report: RunReport, output_dir: Path) -> None:
@@ -156,7 +163,7 @@ class _Demo:
             *("--scrape-url", f"{url}/metrics", "--model-name", MODEL, "--profile-results-dir", str(self.profile), "--virtual-target", target),
             *("--ttft", f"{PROMISE.ttft_ms:g}", "--itl", f"{PROMISE.itl_ms:g}", "--attainment", f"{PROMISE.attainment:g}"),
             *("--adjustment-interval", f"{INTERVAL_S:g}", "--startup-s", f"{STARTUP_S:g}", "--state", str(self.work_dir / "state.json")),
-            *("--log-format", "json"),
+            *("--warmup-trace", str(self.work_dir / "before.csv"), "--log-format", "json"),
         )
 
     @asynccontextmanager

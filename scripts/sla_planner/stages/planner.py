@@ -1,7 +1,6 @@
 """`planner`: set the number of prefill and decode workers, every interval.
 
-Every target has its own clock, thread of work, state and reasons. A tick that is late (a source that hangs) delays nobody else; the target's next
-tick starts when its last one is done. SIGTERM and SIGINT let running ticks end, which saves their states, and exit 0.
+Every target has its own clock, thread, state and reasons. SIGTERM and SIGINT let running ticks end, which saves their states, and exit 0.
 """
 
 from __future__ import annotations

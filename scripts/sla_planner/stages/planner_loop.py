@@ -1,6 +1,9 @@
-"""The planner's loop over targets: who is due, in which thread, until when.
+"""The planner's loop: every target has a thread of its own, so that one that hangs delays nobody else.
 
 next due = last due + interval; ticks that were missed while one took too long are skipped, not made up for
+
+SIGTERM and SIGINT let running ticks end, which saves their states, for at most `STOP_LIMIT_S`: a source that hangs must not outlast the patience of
+whoever sent the signal.
 """
 
 from __future__ import annotations
@@ -9,19 +12,20 @@ import logging
 import signal
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from sla_planner.config import Loaded
-from sla_planner.errors import PlannerError, UnreachableError
+from sla_planner.errors import PlannerError, UnreachableError, UsageError
 from sla_planner.logs import setup
 from sla_planner.metrics.exporter import Exporter
-from sla_planner.plan.record import Tick
+from sla_planner.plan.record import Carried, Tick
 from sla_planner.planner_config import PlannerConfig
 from sla_planner.stages.planner_target import LOG, PlannedTarget, open_target
 from sla_planner.store.state_file import StateFile, state_path
 
-MOST_THREADS = 32
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_LIMIT_S = 5.0
 
 
 def run(loaded: Loaded[PlannerConfig]) -> None:
@@ -30,6 +34,7 @@ def run(loaded: Loaded[PlannerConfig]) -> None:
     setup(config.log_format)
     for line in loaded.describe():
         LOG.info(line)
+    _check_once(config)
     targets = [_opened(config, index) for index in range(len(config.targets))]
     exporter = Exporter(config.prometheus_port, interval_s=max(t.settings.interval_s for t in targets)) if config.prometheus_port else None
     loop = _Loop(targets, exporter)
@@ -41,6 +46,11 @@ def run(loaded: Loaded[PlannerConfig]) -> None:
     finally:
         if exporter:
             exporter.close()
+
+
+def _check_once(config: PlannerConfig) -> None:
+    if config.once and config.state is None and any(target.scrape_url for target in config.targets):
+        raise UsageError("--once forgets the pages it read, and a window needs two readings", hint="add --state FILE, or read from --prometheus-url")
 
 
 def _opened(config: PlannerConfig, index: int) -> PlannedTarget:
@@ -56,42 +66,65 @@ class _Loop:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def once(self) -> None:
-        """One tick of every target. Raises `UnreachableError` when none of them could be observed, so that the Job is tried again."""
-        with ThreadPoolExecutor(min(MOST_THREADS, len(self.targets))) as pool:
+        """One tick of every target. Raises `UnreachableError` when none of them came through, so that the Job is tried again."""
+        with ThreadPoolExecutor(len(self.targets)) as pool:
             ticks = list(pool.map(self._tick, self.targets))
-        unknown = [tick for tick in ticks if tick is None or not tick.observation.traffic.request_rate_rps.known]
-        first = next((tick.observation.traffic.request_rate_rps.why for tick in unknown if tick), "a fault of ours, see above")
-        if len(unknown) == len(ticks):
-            raise UnreachableError(f"traffic is unknown: {first}", hint="nothing was changed; run it again")
+        troubles = [_trouble(tick) for tick in ticks]
+        if all(troubles):
+            place = "" if len(self.targets) == 1 else f"target {self.targets[0].config.name}: "
+            others = f"; {len(troubles) - 1} more could not be planned for either" if len(troubles) > 1 else ""
+            raise UnreachableError(f"{place}{troubles[0]}{others}", hint="run it again")
 
     def until_stopped(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop.set())
-        due = {id(target): time.monotonic() for target in self.targets}
-        running: dict[int, Future[Tick | None]] = {}
-        with ThreadPoolExecutor(min(MOST_THREADS, len(self.targets))) as pool:
-            while not self.stop.is_set():
-                now = time.monotonic()
-                for target in self.targets:
-                    key = id(target)
-                    if now < due[key] or (key in running and not running[key].done()):
-                        continue
-                    running[key] = pool.submit(self._tick, target)
-                    missed = int((now - due[key]) / target.settings.interval_s)
-                    due[key] += (missed + 1) * target.settings.interval_s
-                self.stop.wait(max(min(due.values()) - time.monotonic(), 0.01))
-        LOG.info("Stopped; every target's state is saved")
+        """Signals are waited for, not handled: a handler could interrupt this thread while it holds a lock that the handler needs."""
+        followers = [threading.Thread(target=self._follow, args=(target,), name=target.config.name, daemon=True) for target in self.targets]
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            for follower in followers:
+                follower.start()
+            signal.sigwait(STOP_SIGNALS)
+        finally:
+            self.stop.set()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)  # a second signal does not wait for anything
+        deadline_s = time.monotonic() + STOP_LIMIT_S
+        for follower in followers:
+            follower.join(max(deadline_s - time.monotonic(), 0.0))
+        late = [follower.name for follower in followers if follower.is_alive()]
+        if late:
+            LOG.warning(f"Stopped; the last interval of {', '.join(late)} did not end within {STOP_LIMIT_S:g} s and is given up")
+        else:
+            LOG.info("Stopped")
+
+    def _follow(self, target: PlannedTarget) -> None:
+        interval_s, due_s = target.settings.interval_s, time.monotonic()
+        while not self.stop.wait(max(due_s - time.monotonic(), 0.0)):
+            self._tick(target)
+            missed = max(int((time.monotonic() - due_s) / interval_s), 0)
+            due_s += (missed + 1) * interval_s
 
     def _tick(self, target: PlannedTarget) -> Tick | None:
-        """None: a fault in our own code, which is logged with its traceback and must not stop the other targets."""
+        """None: the tick failed, which is logged and must not stop the other targets."""
         try:
             tick = target.tick(time.time())
+            if self.exporter:
+                self.exporter.update(tick)
+            return tick
         except PlannerError as error:
             target.voice.say(f"This interval is lost: {error}", level=logging.ERROR)
-            return None
         except Exception:  # noqa: BLE001 - the isolation that several targets are promised
             LOG.exception("A fault of ours; the target is tried again next interval", extra={"target": target.config.name})
-            return None
         if self.exporter:
-            self.exporter.update(tick)
-        return tick
+            self.exporter.fail(target.config.name)
+        return None
+
+
+def _trouble(tick: Tick | None) -> str:
+    """Why nothing could be decided or done for a target; empty when all went well."""
+    if tick is None:
+        return "the interval is lost, see the log"
+    seen = tick.observation
+    if not seen.traffic.request_rate_rps.known:
+        return f"traffic is unknown: {seen.traffic.request_rate_rps.why}"
+    if seen.prefill is None or seen.decode is None:
+        return "the number of workers is unknown, see the log"
+    return "the decision could not be carried out, see the log" if tick.carried is Carried.FAILED else ""

@@ -21,16 +21,18 @@ from sla_planner.engines.metric_names import FAMILIES
 from sla_planner.errors import PlannerError, UsageError
 from sla_planner.metrics.scrape import ScrapeSource
 from sla_planner.model.engine import Engine, engine_of
-from sla_planner.plan.decision import Decision
+from sla_planner.plan.decision import Decision, Reason
 from sla_planner.plan.forecast import check_available
+from sla_planner.plan.history import observed_windows
 from sla_planner.plan.observation import Observation, Quantity, TrafficWindow, WorkerCounts
-from sla_planner.plan.planner import decide
+from sla_planner.plan.planner import decide, warm_up
 from sla_planner.plan.record import Carried, Tick
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.state import PlanState, new_state, state_from_json, state_to_json
 from sla_planner.planner_config import TargetConfig
 from sla_planner.store.profile_files import read_profile
 from sla_planner.store.state_file import StateFile
+from sla_planner.traffic.trace import read_trace
 
 LOG = logging.getLogger("sla_planner.planner")
 LONGEST_WINDOW = 4  # intervals; after a pause the planner looks at the recent past only
@@ -72,10 +74,10 @@ class PlannedTarget:
         decision, self.state = decide(self.settings, self.engine, self.state, observation)
         self._say_observed(observation)
         self._say_decided(decision)
-        carried = self._act(decision, now_s)
+        carried, words = self._act(decision, observation, now_s)
         self._remember()
         tick = Tick(self.config.name, observation, decision, self.state.gpu_seconds / 3600, carried)
-        self._say_carried(tick)
+        self.voice.say(words, tick=tick.to_json())  # the last line of a tick carries all of it as data in the JSON format
         return tick
 
     def _observe(self, now_s: float) -> Observation:
@@ -89,19 +91,19 @@ class PlannedTarget:
             return Observation(traffic, None, None)
         return Observation(traffic, fleet.prefill, fleet.decode)
 
-    def _act(self, decision: Decision, now_s: float) -> Carried:
+    def _act(self, decision: Decision, observation: Observation, now_s: float) -> tuple[Carried, str]:
+        """What became of the decision, and the line that says so."""
+        asked = f"prefill={decision.prefill.desired}, decode={decision.decode.desired}"
         if not decision.act:
-            return Carried.NOTHING
+            return Carried.NOTHING, _untouched(decision, observation, asked)
         if not self.acts:
-            return Carried.ADVISORY
+            return Carried.ADVISORY, f"Not asked for {asked}: --no-operation"
         try:
             applied = self.scale_target.apply(decision.prefill.desired, decision.decode.desired, now_s=now_s)
         except PlannerError as error:
             self.voice.say(f"The decision could not be carried out: {error}", level=logging.WARNING)
-            return Carried.FAILED
-        if applied.outcome is not Outcome.APPLIED:
-            self.voice.say(applied.message)
-        return _CARRIED[applied.outcome]
+            return Carried.FAILED, f"Not asked for {asked}; tried again next interval"
+        return _CARRIED[applied.outcome], applied.message
 
     def _remember(self) -> None:
         if self.state_file is None:
@@ -146,20 +148,16 @@ class PlannedTarget:
             )
             self.voice.say(f"{change} ({role.explanation})")
 
-    def _say_carried(self, tick: Tick) -> None:
-        """The last line of a tick carries all of it as data in the JSON format."""
-        asked = f"prefill={tick.decision.prefill.desired}, decode={tick.decision.decode.desired}"
-        words = {
-            Carried.APPLIED: f"Asked for {asked}",
-            Carried.NOTHING: f"No scaling needed ({asked})",
-            Carried.WAITING: f"Not asked for {asked}: the decision before has not been carried out yet",
-            Carried.FAILED: f"Not asked for {asked}; tried again next interval",
-            Carried.ADVISORY: f"Not asked for {asked}: --no-operation",
-        }
-        self.voice.say(words[tick.carried], tick=tick.to_json())
-
 
 _CARRIED = {Outcome.APPLIED: Carried.APPLIED, Outcome.UNCHANGED: Carried.NOTHING, Outcome.WAITING: Carried.WAITING}
+
+
+def _untouched(decision: Decision, observation: Observation, asked: str) -> str:
+    if observation.prefill is None or observation.decode is None:
+        return "Nothing decided: the number of workers is unknown"
+    if Reason.UNKNOWN in (decision.prefill.reason, decision.decode.reason):
+        return f"Nothing decided, holding {asked}"
+    return f"No scaling needed ({asked})"
 
 
 def _shown(quantity: Quantity, scale: float = 1.0, unit: str = "") -> str:
@@ -186,6 +184,11 @@ def open_target(config: TargetConfig, *, state_file: StateFile | None, acts: boo
             state, complaint = _restored(document, settings, source, state_file)
         if complaint:
             voice.say(complaint, level=logging.WARNING)
+    if config.warmup_trace is not None and state.last_at_s is None:
+        trace = read_trace(config.warmup_trace)
+        windows = list(observed_windows(trace.arrival_s, trace.isl_tokens, trace.osl_tokens, settings.interval_s))
+        state = warm_up(settings, engine, state, windows)
+        voice.say(f"Warmed up with {len(windows)} intervals of {config.warmup_trace}")
     scale_target = open_virtual_target(config.virtual_target, config.namespace or DEFAULT_NAMESPACE, config.name)
     return PlannedTarget(config, settings, engine, source, scale_target, state, state_file, acts, voice)
 
@@ -195,7 +198,7 @@ def _restored(document: Mapping[str, Any], settings: PlanSettings, source: Traff
         state, complaint = state_from_json(document["plan"], settings)
         if isinstance(source, ScrapeSource) and "readings" in document:
             source.from_state(document["readings"])
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, UsageError) as error:
         return new_state(settings), state_file.set_aside(f"is not a planner's state ({type(error).__name__}: {error})")
     return state, complaint
 

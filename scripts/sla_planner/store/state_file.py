@@ -33,7 +33,7 @@ class StateFile:
             raise UsageError(f"state {self.path} cannot be read: {error.strerror}", hint="name a file or folder that this user may read") from None
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return None, self.set_aside(f"is not JSON ({str(error)[:80]})")
         if not isinstance(document, dict):
             return None, self.set_aside("is not a JSON object")
@@ -54,13 +54,16 @@ class StateFile:
 
 
 def state_path(path: Path, target: str, *, alone: bool) -> Path:
-    """Where `--state PATH` keeps one target: in the folder PATH as `<target>.json`, or in PATH itself when it names a file and `target` is alone."""
-    if path.is_dir() or (path.suffix == "" and not path.is_file()):
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"state folder {path} cannot be made: {error.strerror}", hint="name a folder that this user may write") from None
-        return path / f"{target}.json"
-    if not alone:
+    """Where `--state PATH` keeps one target: in the folder PATH as `<target>.json`, or in PATH itself when it names a file and `target` is alone.
+
+    The folder is made when there is none.
+    """
+    in_folder = path.is_dir() or (path.suffix == "" and not path.is_file())
+    if not (in_folder or alone):
         raise UsageError(f"state {path} is one file for several targets", hint="name a folder; each target gets a file of its own in it")
-    return path
+    folder = path if in_folder else path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"state folder {folder} cannot be made: {error.strerror}", hint="name a folder that this user may write") from None
+    return path / f"{target}.json" if in_folder else path
