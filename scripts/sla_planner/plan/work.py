@@ -18,6 +18,7 @@ the nearest achievable value, and work is counted at that value, half as much ag
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -163,9 +164,9 @@ def _distribution(histogram: LengthHistogram | None, mean_tokens: float) -> tupl
     lower = 1.0
     for upper, count in zip(histogram.upper_tokens, histogram.requests, strict=True):
         if count > 0:
-            lengths.append(float(np.sqrt(lower * min(upper, 2 * lower)) if np.isinf(upper) else (lower + upper) / 2))
+            lengths.append(math.sqrt(lower * min(upper, 2 * lower)) if math.isinf(upper) else (lower + upper) / 2)
             counts.append(count)
-        if not np.isinf(upper):
+        if not math.isinf(upper):
             lower = max(upper, 1.0)
     total = sum(counts)
     scale = mean_tokens / (sum(length * count for length, count in zip(lengths, counts, strict=True)) / total)
