@@ -10,7 +10,7 @@ from sla_planner.model.engine import Engine, ItlLaw, OperatingPoint
 from sla_planner.plan.observation import LengthHistogram, Quantity, TrafficWindow, unknown_traffic
 
 
-@dataclass
+@dataclass(frozen=True)
 class ToyPrefill:
     """10 ms per batch and 50 tokens per ms."""
 
@@ -27,7 +27,7 @@ class ToyPrefill:
         return True
 
 
-@dataclass
+@dataclass(frozen=True)
 class ToyDecode:
     """ITL = 4 + 0.04 batch + 0.00002 KV tokens."""
 

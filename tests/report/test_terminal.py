@@ -104,11 +104,9 @@ def test_plain_line(state, tick):
 
 
 def test_reasons_that_differ_are_told_per_role(state, tick):
-    both = tick(9.0, (1, 1), (2, 2))
+    both = tick(9.0, (1, 2), (2, 2))
     split = replace(both, decision=replace(both.decision, decode=replace(both.decision.decode, reason=Reason.GRACE, explanation="30 s left")))
-    assert plain_line(replace(state, ticks=(split,))).endswith(
-        "No scaling needed (prefill=1, decode=2)  prefill steady: the need equals what runs; decode grace: 30 s left"
-    )
+    assert plain_line(replace(state, ticks=(split,))).endswith("prefill 1 -> 2  prefill steady: the need equals what runs; decode grace: 30 s left")
 
 
 def test_without_a_terminal_each_tick_prints_one_line(state):
@@ -173,3 +171,13 @@ def test_table_sets_numbers_right_and_words_left():
         "risk           7"
     )  # fmt: skip
     assert table([], ("a", "b")) == "a  b\n-  -"
+
+
+def test_quiet_ticks_share_a_line_and_changes_have_their_own(state, tick):
+    stream = io.StringIO()
+    quiet = [tick(at_s / 2, (1, 1), (2, 2)) for at_s in range(8)]  # two a second
+    with LiveView(stream) as view:
+        for one in (*quiet, tick(4.5, (1, 2), (2, 2)), tick(5.0, (2, 2), (2, 2))):
+            view.show(replace(state, ticks=(one,)))
+    told = ["prefill 1 -> 2" in line for line in stream.getvalue().splitlines()]
+    assert told == [False, False, True]

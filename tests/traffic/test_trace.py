@@ -216,6 +216,17 @@ def test_thinning_to_nothing_is_told():
         TRACE.scaled(1e-9, seed=1)
 
 
+def test_a_shape_keeps_the_share_it_says_where_it_says_it():
+    even = Trace(np.arange(0.0, 3000.0), np.full(3000, 10), np.full(3000, 10))
+    kept = even.shaped([(0, 0.0), (1000, 0.0), (1001, 1.0), (2000, 1.0), (2001, 0.5)], seed=3)
+    by_part = np.histogram(kept.arrival_s, [0, 1001, 2000, 3000])[0]
+    assert by_part[:2].tolist() == [0, 999]
+    assert 430 < by_part[2] < 570
+    assert set(kept.arrival_s) < set(even.arrival_s)
+    with pytest.raises(TraceError, match="leaves none"):
+        even.shaped([(0, 0.0)], seed=3)
+
+
 def test_the_shipped_excerpt_holds_a_rush_and_a_lull():
     trace = read_trace(sample_trace_path())
     assert (len(trace), trace.isl_tokens.sum(), trace.osl_tokens.sum()) == (15_188, 17_437_734, 3_032_723)

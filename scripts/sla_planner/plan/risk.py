@@ -126,12 +126,14 @@ def risk_need(load: RoleLoad, memory: JumpMemory, curve: Curve, price: float, ho
     undipped = workers
     dip = _dip_floor(past_needs, horizon.dip_intervals)
     if workers < dip:
-        workers, reason = min(dip, max(load.coming, workers)), Reason.STEADY
-        notes.append(f"{dip} were needed for most of the last {horizon.dip_intervals * horizon.interval_s / 60:.0f} min")
+        workers = min(dip, max(load.coming, workers))
+        reason = Reason.STEADY if workers == load.coming else Reason.LOAD_DOWN
+        notes.append(f"at least {dip} were needed {1 - DIP_QUANTILE:.0%} of the last {_duration(horizon.dip_intervals * horizon.interval_s)}")
     here, below = (_missed(keep_rises, curve, n) for n in (workers, workers - 1))
     high = keep_rises.quantile(0.99)
-    text = f"load {load.level:.2f} workers, rises to {high:.2f} within {horizon.startup_s + horizon.interval_s:.0f} s seen"
-    text += f"; {workers} lose {here:.2%} of requests, {workers - 1} would lose {below:.2%}" if workers > 0 else ""
+    within = _duration(horizon.startup_s + horizon.interval_s)
+    text = f"{load.level:.2f} workers' load, which has been seen to reach {high:.2f} within {within}"
+    text += f"; {workers} would miss {here:.2%} of requests, {workers - 1} {below:.2%}" if workers > 0 else ""
     return RiskNeed(workers, undipped, reason, "; ".join([text, *notes]), here, below, high)
 
 
@@ -168,6 +170,10 @@ def _missed(rises: Rises, curve: Curve, workers: int) -> float:
     if at_stake <= 0:
         return 0.0
     return float((rises.weight * rises.rate_rps) @ miss_share(curve, rises.load, workers).mean(axis=1)) / at_stake
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _drain(load: RoleLoad, curve: Curve, price: float, startup_s: float) -> int:

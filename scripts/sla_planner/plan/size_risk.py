@@ -164,9 +164,9 @@ def _role_need(need: RiskNeed, load: RoleLoad, curve: Curve, settings: PlanSetti
 
 
 def _extrapolations(engine: Engine, mix: LengthMix) -> tuple[str, ...]:
-    """Lengths that the profile has not measured; what is said of them is the law's, not a measurement."""
-    low, high = engine.prefill.isl_range
-    outside = sum(share for tokens, share in zip(*mix.isl, strict=True) if not engine.prefill.in_range(tokens))
-    if outside <= 0.05:
+    """Prompts longer than any that the profile measured: what is said of them is the law's, not a measurement."""
+    longest = engine.prefill.isl_range[1]
+    longer = sum(share for tokens, share in zip(*mix.isl, strict=True) if tokens > longest)
+    if longer <= 0.01:
         return ()
-    return (f"{outside:.0%} of prompts lie outside the profile's {low:.0f} to {high:.0f} tokens: their TTFT is extrapolated",)
+    return (f"{longer:.0%} of prompts are longer than the {longest:.0f} tokens that the profile measured: their TTFT is extrapolated",)

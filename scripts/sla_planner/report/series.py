@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sla_planner.plan.decision import Role
+from sla_planner.plan.record import Carried, Tick
 from sla_planner.report.run import Floats, RunReport, of_role, workers_of
 
 WINDOWS_S = (0.5, 1, 2, 3, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
@@ -85,8 +86,13 @@ def asked_steps(report: RunReport, role: Role) -> tuple[Floats, Floats]:
         return np.empty(0), np.empty(0)
     decisions = [tick.decision for tick in report.ticks]
     times = [0.0, *(decision.at_s - report.start_s for decision in decisions), report.duration_s]
-    counts = [of_role(decisions[0], role).current, *(of_role(decision, role).desired for decision in decisions)]
+    counts = [of_role(decisions[0], role).current, *(_asked(tick, role) for tick in report.ticks)]
     return np.array(times, dtype=float), np.array([*counts, counts[-1]], dtype=float)
+
+
+def _asked(tick: Tick, role: Role) -> int:
+    made = of_role(tick.decision, role)
+    return made.desired if tick.carried is Carried.APPLIED else made.current
 
 
 def _held(t_s: ArrayLike, ready: ArrayLike, starting: ArrayLike, end_s: float) -> FleetSteps:

@@ -16,11 +16,12 @@ from typing import TextIO
 from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Role
 from sla_planner.plan.observation import WorkerCounts
-from sla_planner.plan.record import Tick
+from sla_planner.plan.record import Carried, Tick
 from sla_planner.report.run import changes, of_role
 from sla_planner.report.wording import clock, compared, milliseconds, outcome, share_inside
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
+QUIET_S = 2.0
 LABEL = 9  # columns of the row labels
 BAR = 24  # columns of a latency bar and of the workers' boxes, where the terminal is wide enough
 BESIDE_BAR = 50  # columns that the text around a bar takes
@@ -100,14 +101,16 @@ def frame(state: LiveState, width: int, height: int, colour: bool) -> str:
 
 
 def plain_line(state: LiveState) -> str:
-    """The moment in one line of ASCII, for logs."""
+    """The moment in one line of ASCII, for logs; with the reasons where something changed."""
     parts = [
         clock(state.elapsed_s),
         f"load {state.load_rps[-1] if state.load_rps else 0.0:.1f} req/s",
         *(f"{name} p99 {_p99(now)}" for name, now in (("TTFT", state.ttft), ("ITL", state.itl))),
     ]
     if state.ticks:
-        parts += [outcome(state.ticks[-1]), _reasons(state.ticks[-1])]
+        last = state.ticks[-1]
+        parts.append(outcome(last))
+        parts += [_reasons(last)] if last.decision.act else []
     return _printable("  ".join(parts)).encode("ascii", "replace").decode("ascii")
 
 
@@ -136,14 +139,20 @@ class LiveView:
             self._stream.flush()
 
     def show(self, state: LiveState) -> None:
-        """Repaints; without a terminal prints a line, once per tick."""
+        """Repaints; without a terminal prints a line for every tick that changed something, and every `QUIET_S` in between."""
         if self._repaints:
             size = os.get_terminal_size(self._stream.fileno())  # 0 where the terminal does not know
             self._repaint(frame(state, (size.columns or 80) - 1, (size.lines or 24) - 1, self._colour))
-        elif state.ticks and state.ticks[-1].decision.at_s != self._told_at_s:
+        elif state.ticks and self._worth_a_line(state.ticks[-1]):
             self._told_at_s = state.ticks[-1].decision.at_s
             self._stream.write(plain_line(state) + "\n")
         self._stream.flush()
+
+    def _worth_a_line(self, tick: Tick) -> bool:
+        if self._told_at_s is None:
+            return True
+        since_s = tick.decision.at_s - self._told_at_s
+        return since_s >= QUIET_S or (since_s > 0 and tick.decision.act and tick.carried is Carried.APPLIED)
 
     def _repaint(self, picture: str) -> None:
         lines = picture.split("\n")

@@ -19,7 +19,7 @@ import click
     show_default=True,
     help="Folder for report.html, the pictures and the logs.",
 )
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of which recorded requests are sent and of prompts.")
+@click.option("--seed", type=click.IntRange(0), default=2, show_default=True, help="Of which recorded requests are sent and of prompts.")
 def command(output_dir: Path, seed: int) -> None:
     """Watch the planner keep a TTFT and an ITL promise on recorded LLM traffic: no GPU, cluster or Prometheus needed.
 

@@ -1,8 +1,8 @@
 """The demo's processes, traffic and live view.
 
-Recorded traffic (a lull, a rush, a lull) is played `SPEED_UP` times as fast, thinned to `SCALE` of its requests. So that a laptop can carry it, the
-engine is the shipped H200 profile slowed `SLOWDOWN` times, and the promise is that much looser. A worker starts in `STARTUP_S`; the planner decides
-every `INTERVAL_S`.
+Recorded traffic is played `SPEED_UP` times as fast, thinned to `SCALE` of its requests by day and to `DAY`'s share of that by night, because half an
+hour of recording holds no night. So that a laptop can carry it, the engine is the shipped H200 profile slowed `SLOWDOWN` times. A worker starts in
+`STARTUP_S`, the planner decides every `INTERVAL_S`: two minutes and half a minute at that speed.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ from sla_planner.traffic.trace import Trace, read_trace, sample_trace_path
 
 SLOWDOWN = 2.0
 SPEED_UP = 50.0
-SCALE = 0.15
-PIECE = (540.0, 2640.0)
-STARTUP_S = 2.0
+SCALE = 0.25
+DAY = ((0.0, 0.2), (7.0, 0.2), (17.0, 1.0), (23.0, 1.0), (28.0, 0.2))  # (second of the demo, share of users awake)
+PIECE = (540.0, 2540.0)  # seconds of the excerpt; what lies before them is what the planner remembers when it starts
+STARTUP_S = 1.5
 INTERVAL_S = 0.5
-PROMISE = Sla(ttft_ms=1000.0, itl_ms=30.0, attainment=0.99)
-FIRST_FLEET = (4, 3)  # what the first minutes need
+PROMISE = Sla(ttft_ms=1500.0, itl_ms=30.0, attainment=0.99)
+FIRST_FLEET = (2, 2)  # what the night needs
 MODEL = "llama-3.1-8b"
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 10.0
@@ -65,7 +66,8 @@ TITLE = "SLA Planner on recorded traffic"
 def run(output_dir: Path, seed: int) -> None:
     """Run the demo and write its report. Raises `InfeasibleError` when the promise was not kept or no worker went up or down."""
     recorded = read_trace(sample_trace_path())
-    before, trace = (recorded.window(*piece).scaled(SCALE, seed=seed).sped_up(SPEED_UP) for piece in ((0.0, PIECE[0]), PIECE))
+    night = recorded.window(0.0, PIECE[0]).scaled(SCALE * DAY[0][1], seed=seed).sped_up(SPEED_UP)
+    trace = recorded.window(*PIECE).scaled(SCALE, seed=seed).sped_up(SPEED_UP).shaped(DAY, seed=seed)
     work_dir = output_dir / "run"
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def run(output_dir: Path, seed: int) -> None:
         raise UsageError(f"cannot make {work_dir}: {error.strerror}", hint="choose another --output-dir") from None
     profile = work_dir / "profile.json"
     write_profile_json(slowed(read_profile(sample_profile_dir()), SLOWDOWN), profile)
-    _write_trace(before, work_dir / "before.csv")
+    _write_trace(night, work_dir / "before.csv")
     demo = _Demo(work_dir, profile, trace, seed)
     asyncio.run(demo.play())
     report = demo.report()
@@ -288,8 +290,10 @@ class _Demo:
         )
 
     def _facts(self) -> tuple[tuple[str, str], ...]:
-        minutes = self.trace.end_s * SPEED_UP / 60
-        played = f"{minutes:.0f} minutes, {SPEED_UP:g} times as fast, {SCALE:.0%} of the requests"
+        minutes = (PIECE[1] - PIECE[0]) / 60
+        played = (
+            f"{minutes:.0f} minutes, {SPEED_UP:g} times as fast, thinned to {SCALE:.0%} of the requests by day and {SCALE * DAY[0][1]:.0%} by night"
+        )
         slowed_down = f"slowed {SLOWDOWN:g} times so that a laptop can carry it"
         return (
             ("Version", f"sla-planner {__version__}"),

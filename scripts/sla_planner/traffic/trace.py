@@ -16,7 +16,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,15 @@ class Trace:
         index = index[order]
         return Trace(arrival_s[order], self.isl_tokens[index], self.osl_tokens[index])
 
+    def shaped(self, shape: Sequence[tuple[float, float]], *, seed: int) -> Trace:
+        """Thinned to a course of the day: at `arrival_s` a request is kept with the share (0..1) that `shape`, (second, share) in rising order, has
+        there, linear in between. Raises TraceError when nothing is left."""
+        seconds, shares = zip(*shape, strict=True)
+        kept = np.random.default_rng(seed).random(len(self)) < np.interp(self.arrival_s, seconds, shares)
+        if not kept.any():
+            raise TraceError(f"thinning {len(self)} requests to a shape leaves none", hint="give larger shares or a longer trace")
+        return Trace(self.arrival_s[kept], self.isl_tokens[kept], self.osl_tokens[kept])
+
     def sped_up(self, x: float) -> Trace:
         """The same requests in 1/x of the time."""
         if not 0 < x < math.inf:
@@ -94,7 +103,7 @@ class Trace:
 
 
 def sample_trace_path() -> Path:
-    """The shipped excerpt of a recorded conversation service: 33 minutes with a rush and a lull (`sample/README.md`)."""
+    """The shipped excerpt of a recorded conversation service: 44 minutes with a lull, a rush and a lull (`sample/README.md`)."""
     return Path(__file__).parent.parent / "sample" / "azure2023_conv_excerpt.csv.gz"
 
 
