@@ -13,6 +13,7 @@ only makes counter resets cheaper (what a server counted before it restarted is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,7 +103,7 @@ class ScrapeSource:
         return {
             **self._identity(),
             "since_s": progress.since_s,
-            "in_flight": progress.in_flight,
+            "in_flight": None if progress.in_flight is None else _number(progress.in_flight),
             "last": {url: _rows(reading) for url, reading in progress.last.items()},
             "gained": _rows(progress.gained),
         }
@@ -169,7 +170,12 @@ class ScrapeSource:
 
 
 def _rows(reading: Reading) -> list[list[Any]]:
-    return [[name, [list(label) for label in labels], value] for (name, labels), value in reading.items()]
+    return [[name, [list(label) for label in labels], _number(value)] for (name, labels), value in reading.items()]
+
+
+def _number(value: float) -> float | str:
+    """JSON has no NaN and no infinity, pages have."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _reading(rows: Any) -> dict[Series, float]:

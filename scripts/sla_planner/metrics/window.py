@@ -5,7 +5,7 @@
     attained  share of observations within the target, from the buckets around it (below)
 
 Value, idle, unknown: no series at all is unknown; a series that did not move is a rate of 0 (a value) and a latency or length that is idle; a number
-that is not finite is unknown.
+that is not finite, or negative, is unknown.
 
 Attained. A histogram knows the share within the target only at bucket edges. At an edge (or where both neighbours agree) it is exact; inside a
 bucket it is interpolated linearly, and the error is at most the share that the bucket holds. More than `RESOLUTION` in that bucket: unknown, and the
@@ -117,19 +117,19 @@ class _View:
         if window_s <= 0:
             return Quantity.unknown(f"the window lasted {window_s:g} s")
         if Measure.STARTED in counts:
-            return _finite(counts[Measure.STARTED] / window_s)
+            return _amount(counts[Measure.STARTED] / window_s)
         if Measure.COMPLETED in counts:
             # Two samples of a busy server are not of one instant: completions may be seen before the gauge falls.
-            return _finite(max(counts[Measure.COMPLETED] + (change or 0.0), 0.0) / window_s)
+            return _amount(max(counts[Measure.COMPLETED] + (change or 0.0), 0.0) / window_s)
         return self.absent(Measure.COMPLETED if Measure.STARTED in self.family.lacks else Measure.STARTED)
 
     def count(self, measure: Measure) -> Quantity:
         counts = self.activity.counts
-        return _finite(counts[measure]) if measure in counts else self.absent(measure)
+        return _amount(counts[measure]) if measure in counts else self.absent(measure)
 
     def level(self, measure: Measure) -> Quantity:
         levels = self.activity.levels
-        return _finite(levels[measure] * self.family.rows[measure].scale) if measure in levels else self.absent(measure)
+        return _amount(levels[measure] * self.family.rows[measure].scale) if measure in levels else self.absent(measure)
 
     def mean(self, measure: Measure, *, asked: Measure | None = None) -> Quantity:
         seen = self.activity.distributions.get(measure)
@@ -137,7 +137,7 @@ class _View:
             return self.absent(asked or measure)
         if seen.count <= 0:
             return Quantity.idle()
-        return _finite(seen.total / seen.count * self.family.rows[measure].scale)
+        return _amount(seen.total / seen.count * self.family.rows[measure].scale)
 
     def attained(self, measure: Measure, target: float, *, asked: Measure) -> Quantity:
         seen = self.activity.distributions.get(measure)
@@ -155,7 +155,7 @@ class _View:
             return None
         edges, below = zip(*_with_infinity(seen), strict=True)
         requests = tuple(max(upper - lower, 0.0) for lower, upper in zip((0.0, *below), below, strict=False))
-        return LengthHistogram(edges, requests, seen.total)
+        return LengthHistogram(edges, requests, seen.total) if math.isfinite(sum(requests)) else None
 
 
 def share_within(seen: Distribution, target: float, *, scale: float) -> Quantity:
@@ -163,8 +163,8 @@ def share_within(seen: Distribution, target: float, *, scale: float) -> Quantity
     lower_edge, lower_share = 0.0, 0.0
     for raw_edge, observations in _with_infinity(seen):
         edge, share = raw_edge * scale, observations / seen.count
-        if not math.isfinite(share):
-            return Quantity.unknown("the histogram holds a number that is not finite")
+        if not 0 <= share < math.inf:
+            return Quantity.unknown(f"the histogram reports a share of {share:g}")
         if math.isclose(edge, target, rel_tol=1e-9):
             return Quantity.of(min(share, 1.0))
         if edge > target:
@@ -190,5 +190,6 @@ def _with_infinity(seen: Distribution) -> tuple[tuple[float, float], ...]:
     return (*seen.cumulative, (math.inf, seen.count))
 
 
-def _finite(value: float) -> Quantity:
-    return Quantity.of(value) if math.isfinite(value) else Quantity.unknown("the server reported a number that is not finite")
+def _amount(value: float) -> Quantity:
+    """Nothing observed here is ever negative; what a server's fault makes so must not be planned with."""
+    return Quantity.of(value) if 0 <= value < math.inf else Quantity.unknown(f"the server reported {value:g}")
