@@ -335,7 +335,8 @@ def _usage_error(error: ValidationError, entry: Entry, value: Any, source: str) 
     rejected = error.errors()[0].get("ctx", {}).get("error")
     if isinstance(rejected, Rejected):
         return UsageError(f"{source}: {rejected.message}", hint=rejected.hint or f"use {entry.allowed}")
-    return UsageError(f"{source}: {quoted(value)} is not allowed", hint=f"use {entry.allowed}")
+    at_fault = error.errors()[0]["input"] if entry.many else value
+    return UsageError(f"{source}: {quoted(at_fault)} is not allowed", hint=f"use {entry.allowed}")
 
 
 def _suggestion(word: Any, known: Iterable[str]) -> str:

@@ -45,5 +45,6 @@ def setup(log_format: Literal["auto", "human", "json"], stream: TextIO | None = 
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
+    logging.captureWarnings(True)  # a library's warning is a log line too
     for chatty in ("cmdstanpy", "prophet"):  # a line per fit, every interval
         logging.getLogger(chatty).setLevel(logging.WARNING)

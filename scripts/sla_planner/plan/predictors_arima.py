@@ -48,6 +48,8 @@ def search_due(fit: ArimaFit | None, count: int) -> bool:
 
 def search(history: tuple[float, ...], count: int) -> ArimaFit:
     """Order and parameters for `history`, which holds at least two different values."""
+    import statsmodels.tsa.arima.model  # noqa: F401  # its import would put its own warning filter before ours
+
     differenced = np.var(np.diff(history)) < np.var(history)
     best: tuple[float, ArimaFit] | None = None
     error = "no order fits"
