@@ -19,6 +19,8 @@ import pytest
 
 from sla_planner import __version__
 from sla_planner.cli import run
+from sla_planner.metrics.exporter import Exporter
+from sla_planner.metrics.scrape import ScrapeSource
 from sla_planner.plan.record import Carried, Tick
 from sla_planner.planner_config import PlannerConfig, TargetConfig
 from sla_planner.store.profile_files import sample_profile_dir
@@ -182,6 +184,7 @@ def story(tmp_path_factory):
         planner.line(r"Scaling prefill workers: \d+ -> [2-9]")
         planner.line(r"Scaling prefill workers: \d+ -> 1 ")
         planner.line(r"Number of prefill workers: 1,", after=len(planner.lines))
+        planner.line("New adjustment", after=len(planner.lines))  # the tick before is on its pages now
         pages = {path: http(port, path) for path in ("/metrics", "/healthz", "/readyz", "/")}
         with urllib.request.urlopen(f"{url}/sim/state", timeout=10) as answer:
             workers = json.load(answer)["workers"]
@@ -281,6 +284,18 @@ class TestOnce:
         assert code == 4
         assert error.startswith("error: target dead: traffic is unknown: http://127.0.0.1:9/metrics: no answer (ConnectionError); 1 more")
         assert in_process(*flags) == (0, "")
+
+    def test_a_fault_of_ours_is_a_lost_interval_with_its_traceback(self, monkeypatch, capsys, tmp_path, free_port):
+        failed = []
+        monkeypatch.setattr(logging.root, "handlers", [])
+        monkeypatch.setattr(Exporter, "fail", lambda _, target: failed.append(target))
+        monkeypatch.setattr(ScrapeSource, "observe", lambda *_: 1 / 0)
+        flags = ["--scrape-url", "http://127.0.0.1:9/", "--virtual-target", f"file:{tmp_path / 'fleet.json'}", "--state", tmp_path / "state.json"]
+        code = run(["planner", *map(str, [*flags, *PROFILE, "--once", "--log-format", "json", "--prometheus-port", free_port])])
+        *records, last = capsys.readouterr().err.splitlines()
+        assert (code, last, failed) == (4, "error: the interval is lost, see the log; run it again", ["default"])
+        assert "ZeroDivisionError" in json.loads(records[-1])["traceback"]
+        assert not (tmp_path / "fleet.json").exists()
 
     def test_a_target_that_cannot_be_read_is_exit_4(self, in_process, engine, tmp_path):
         flags = [
@@ -384,7 +399,8 @@ class TestRefusals:
 def test_for_people_ctrl_c_ends_it_and_no_operation_touches_nothing(start, engine, tmp_path):
     flags = ["--scrape-url", engine, "--virtual-target", f"file:{tmp_path / 'fleet.json'}", "--adjustment-interval", 0.2, *PROFILE]
     planner = start("planner", *flags, "--no-operation", "--log-format", "human")
-    planner.line("New adjustment", after=len(planner.lines) + planner.lines.index(planner.line("Observed num_req: 0.000 isl: idle osl: idle")))
+    seen = planner.line("Observed num_req: 0.000 isl: idle osl: idle")
+    planner.line("New adjustment", after=planner.lines.index(seen))
     assert planner.end(signal.SIGINT) == 0
     parts = [re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO |WARNING) (.+)", line) for line in planner.lines]
     ticks = intervals([part[2] for part in parts])
@@ -451,7 +467,7 @@ def test_killed_at_any_moment_the_next_one_goes_on(start, engine, tmp_path):
     charged = 0.0
     for _ in range(3):
         planner = start("planner", *flags, "--log-format", "human")
-        planner.line("Observed num_req")
+        planner.line("No scaling needed")
         planner.kill()
         assert planner.count("afresh") == 0
         before, charged = charged, document(state)["plan"]["gpu_seconds"]

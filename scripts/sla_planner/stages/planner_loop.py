@@ -112,7 +112,8 @@ class _Loop:
         except PlannerError as error:
             target.voice.say(f"This interval is lost: {error}", level=logging.ERROR)
         except Exception:  # noqa: BLE001 - the isolation that several targets are promised
-            LOG.exception("A fault of ours; the target is tried again next interval", extra={"target": target.config.name})
+            name = target.config.name
+            LOG.exception(f"A fault of ours with target {name}, which is tried again next interval", extra={"target": name})
         if self.exporter:
             self.exporter.fail(target.config.name)
         return None

@@ -199,7 +199,7 @@ def _restored(document: Mapping[str, Any], settings: PlanSettings, source: Traff
         if isinstance(source, ScrapeSource) and "readings" in document:
             source.from_state(document["readings"])
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, UsageError) as error:
-        return new_state(settings), state_file.set_aside(f"is not a planner's state ({type(error).__name__}: {error})")
+        return new_state(settings), state_file.set_aside(f"is not a planner's state ({type(error).__name__}: {str(error)[:80]})")
     return state, complaint
 
 
