@@ -93,7 +93,7 @@ def test_a_worker_is_harder_to_get_than_to_hold():
 
 def test_the_explanation_says_what_one_worker_fewer_would_lose():
     need = risk_need(role(), quiet_memory(), STEP_CURVE, 10.0, HORIZON, ())
-    assert need.explanation == "1.00 workers' load, which has been seen to reach 1.00 within 45 s; 2 would miss 0.00% of requests, 1 100.00%"
+    assert need.explanation == "2 would miss 0.00% of requests, 1 100.00%: 1.00 workers' load, seen to reach 1.00 within 45 s"
 
 
 def test_price_follows_strictness_and_the_error_budget():

@@ -132,8 +132,8 @@ def risk_need(load: RoleLoad, memory: JumpMemory, curve: Curve, price: float, ho
     here, below = (_missed(keep_rises, curve, n) for n in (workers, workers - 1))
     high = keep_rises.quantile(0.99)
     within = _duration(horizon.startup_s + horizon.interval_s)
-    text = f"{load.level:.2f} workers' load, which has been seen to reach {high:.2f} within {within}"
-    text += f"; {workers} would miss {here:.2%} of requests, {workers - 1} {below:.2%}" if workers > 0 else ""
+    misses = f"{workers} would miss {here:.2%} of requests, {workers - 1} {below:.2%}: " if workers > 0 else ""
+    text = f"{misses}{load.level:.2f} workers' load, seen to reach {high:.2f} within {within}"
     return RiskNeed(workers, undipped, reason, "; ".join([text, *notes]), here, below, high)
 
 

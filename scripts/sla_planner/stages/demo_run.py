@@ -81,7 +81,7 @@ def run(output_dir: Path, seed: int) -> None:
     report = demo.report()
     _write(report, output_dir)
     click.echo(f"\n{headline(report)}\n")
-    click.echo(table([(row.label, row.value, row.note) for row in summary(report)], ("", "", "")))
+    click.echo(table([(row.label, row.value, row.note) for row in summary(report)], ("what", "result", "compared")))
     click.echo(f"\nReport: {output_dir / 'report.html'}")
     _judge(report)
 
