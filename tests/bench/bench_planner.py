@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -52,6 +53,7 @@ code = subprocess.call(sys.argv[1:], stdout=sys.stderr)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(code, used.ru_utime + used.ru_stime, time.monotonic() - begun, used.ru_maxrss / 1024)
 """
+SEEDS = itertools.count(100)
 SERIES = 3  # request rate, ISL, OSL: what the reference predicts at every interval
 
 
@@ -264,9 +266,10 @@ def _aged(role: RoleState, level: np.ndarray, rng: np.random.Generator, settings
 
 
 def decided(settings: PlanSettings, engine: Engine, state: PlanState, ticks: int) -> tuple[PlanState, list[float]]:
-    """The state after `ticks` decisions that are carried out at once, and the CPU ms of each. The predictors' history is full before the first."""
+    """The state after `ticks` decisions that are carried out at once, and the CPU ms of each. Predictors have a full history by
+    then, and the traffic is new with every call: miss curves are cached."""
     workers, took_ms = (WorkerCounts(1), WorkerCounts(1)), []
-    for traffic in windows(settings.history_window + ticks):
+    for traffic in windows(settings.history_window + ticks, seed=next(SEEDS)):
         begun = time.process_time()
         decision, state = decide(settings, engine, state, Observation(traffic, *workers))
         took_ms.append((time.process_time() - begun) * 1000)
