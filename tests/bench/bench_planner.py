@@ -4,7 +4,8 @@
 
 CPU time is of this process, or of the child where one is started, with all its threads; a busy machine stretches it less than wall time, but the
 load is printed all the same. A remembered day is made with the planner's own `JumpMemory.remember`; after that the planner decides for a while.
-Every table has a ratio to something measured in the same run.
+Every table has a ratio to something measured in the same run. In this process BLAS has one thread: on a busy machine two of them wait for each other
+actively, and an ARIMA fit takes up to a hundred times as long, which would flatter every ratio to it. Processes that are measured have their default.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ code = subprocess.call(sys.argv[1:], stdout=sys.stderr)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(code, used.ru_utime + used.ru_stime, time.monotonic() - begun, used.ru_maxrss / 1024)
 """
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 SEEDS = itertools.count(100)
 SERIES = 3  # request rate, ISL, OSL: what the reference predicts at every interval
 
@@ -65,6 +67,8 @@ class Effort:
 
 
 def main() -> None:
+    if BLAS_THREADS not in os.environ:  # read when numpy is loaded: too late for this process, not for the next
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, BLAS_THREADS: "1"})
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="fewer decisions, 50 targets, one day")
     effort = Effort(20, 50, (1,)) if parser.parse_args().quick else Effort(120, 1000, (1, 7, 30))
@@ -168,7 +172,8 @@ def child(command: list[str], *, allowed: tuple[int, ...] = (0,)) -> tuple[float
 
     Linux counts the memory of whoever starts a process as the process's own at first; so a small one starts it.
     """
-    result = subprocess.run([sys.executable, "-c", LAUNCHER, *command], capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != BLAS_THREADS}
+    result = subprocess.run([sys.executable, "-c", LAUNCHER, *command], capture_output=True, text=True, check=True, env=environment)
     code, *used = result.stdout.split()
     if int(code) not in allowed:
         raise RuntimeError(f"{command} ended with {code}: {result.stderr}")
