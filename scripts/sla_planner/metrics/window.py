@@ -5,7 +5,7 @@
     attained  share of observations within the target, from the buckets around it (below)
 
 Value, idle, unknown: no series at all is unknown; a series that did not move is a rate of 0 (a value) and a latency or length that is idle; a number
-that is not finite, or negative, is unknown.
+that no server can mean (negative, not finite, `LARGEST` or more) is unknown.
 
 Attained. A histogram knows the share within the target only at bucket edges. At an edge (or where both neighbours agree) it is exact; inside a
 bucket it is interpolated linearly, and the error is at most the share that the bucket holds. More than `RESOLUTION` in that bucket: unknown, and the
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from sla_planner.model.metric_family import Measure, MetricFamily
 from sla_planner.plan.observation import LengthHistogram, Quantity, TrafficWindow
 
+LARGEST = 2.0**53  # a float counter cannot count beyond
 RESOLUTION = 0.05  # share of requests that may lie in the bucket around the target
 
 
@@ -151,11 +152,11 @@ class _View:
 
     def lengths(self, measure: Measure) -> LengthHistogram | None:
         seen = self.activity.distributions.get(measure)
-        if seen is None or not seen.cumulative or not math.isfinite(seen.total) or not seen.count > 0:
+        if seen is None or not seen.cumulative or not 0 <= seen.total < LARGEST or not seen.count > 0:
             return None
         edges, below = zip(*_with_infinity(seen), strict=True)
         requests = tuple(max(upper - lower, 0.0) for lower, upper in zip((0.0, *below), below, strict=False))
-        return LengthHistogram(edges, requests, seen.total) if math.isfinite(sum(requests)) else None
+        return LengthHistogram(edges, requests, seen.total) if sum(requests) < LARGEST else None
 
 
 def share_within(seen: Distribution, target: float, *, scale: float) -> Quantity:
@@ -192,4 +193,4 @@ def _with_infinity(seen: Distribution) -> tuple[tuple[float, float], ...]:
 
 def _amount(value: float) -> Quantity:
     """Nothing observed here is ever negative; what a server's fault makes so must not be planned with."""
-    return Quantity.of(value) if 0 <= value < math.inf else Quantity.unknown(f"the server reported {value:g}")
+    return Quantity.of(value) if 0 <= value < LARGEST else Quantity.unknown(f"the server reported {value:g}")
