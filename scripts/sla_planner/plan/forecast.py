@@ -32,6 +32,7 @@ from sla_planner.plan.level import VARIANCE_FLOOR, AdaptiveLevel
 from sla_planner.plan.predictors_arima import ArimaFit
 from sla_planner.plan.settings import Predictor
 
+LARGEST = 2.0**53  # no amount is larger; whatever says so is damaged
 LEAST_RESIDUALS = 20
 LEAST_VALUES = 5  # below, arima and prophet answer with the last value
 NEEDS = {Predictor.ARIMA: ("statsmodels", "sla-planner"), Predictor.PROPHET: ("prophet", "sla-planner[prophet]")}
@@ -78,15 +79,15 @@ class SeriesState:
             history_window=int(document["history_window"]),
             history=tuple(_amount(value) for value in document["history"]),
             predicted=predicted,
-            level=AdaptiveLevel(_amount(level), max(_amount(variance), VARIANCE_FLOOR), int(count)),
+            level=AdaptiveLevel(_amount(level), max(_amount(variance), VARIANCE_FLOOR), int(_amount(count))),
             arima=None if document["arima"] is None else ArimaFit.from_json(document["arima"]),
         )
 
 
 def _amount(value: Any) -> float:
     number = float(value)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{value} is not a finite number >= 0")
+    if not 0 <= number < LARGEST:
+        raise ValueError(f"{number:g} is not a number >= 0 and < {LARGEST:g}")
     return number
 
 

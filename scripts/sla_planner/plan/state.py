@@ -6,19 +6,19 @@ A state is only read back by the settings that wrote it: the loads it holds are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sla_planner.plan.calibration import Calibration
-from sla_planner.plan.forecast import SeriesState
+from sla_planner.plan.forecast import LARGEST, SeriesState
 from sla_planner.plan.jumps import JumpMemory
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.stability import Below
 from sla_planner.plan.work import LengthMix
 
 FORMAT = 1
+LONGEST_TOKENS = 1e7  # of a prompt or an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +145,8 @@ def _role_from_json(document: Mapping[str, Any]) -> RoleState:
 
 def _distribution(document: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     tokens, shares = (tuple(_number(value) for value in part) for part in document)
-    if not tokens or len(tokens) != len(shares) or abs(sum(shares) - 1) > 1e-6 or min(tokens) <= 0:
-        raise ValueError("a length distribution needs tokens > 0 and as many shares that sum to 1")
+    if not tokens or len(tokens) != len(shares) or abs(sum(shares) - 1) > 1e-6 or not 0 < min(tokens) <= max(tokens) <= LONGEST_TOKENS:
+        raise ValueError(f"a length distribution needs tokens > 0 and <= {LONGEST_TOKENS:g} and as many shares that sum to 1")
     return tokens, shares
 
 
@@ -154,6 +154,6 @@ def _number(value: Any, *, optional: bool = False) -> Any:
     if value is None and optional:
         return None
     number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{number} is not a finite number")
+    if not abs(number) < LARGEST:
+        raise ValueError(f"{number:g} is not a number between +-{LARGEST:g}")
     return number
