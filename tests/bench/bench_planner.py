@@ -115,9 +115,9 @@ def arima_refit_ms(effort: Effort) -> float:
 def print_fleet(engine: Engine, effort: Effort) -> None:
     """Every target has arrays, lengths and traffic of its own; nothing but the engine is shared."""
     settings = PlanSettings()
-    document = json.dumps(state_to_json(decided(settings, engine, aged(settings, days=1), 60)[0], settings))
+    document = json.dumps(state_to_json(decided(settings, engine, aged(settings, days=1), 60)[0], settings, engine))
     before_mb = resident_mb()
-    states = [state_from_json(json.loads(document), settings)[0] for _ in range(effort.targets)]
+    states = [state_from_json(json.loads(document), settings, engine)[0] for _ in range(effort.targets)]
     for index, traffic in enumerate(windows(effort.targets, seed=1)):
         states[index] = one(settings, engine, states[index], traffic)
     memory_mb = (resident_mb() - before_mb) / effort.targets
@@ -129,7 +129,7 @@ def print_fleet(engine: Engine, effort: Effort) -> None:
 
     def saving() -> None:
         for index, state in enumerate(states):
-            StateFile(Path(folder) / f"{index}.json").write({"plan": state_to_json(state, settings)})
+            StateFile(Path(folder) / f"{index}.json").write({"plan": state_to_json(state, settings, engine)})
 
     memory_disk = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory_disk if memory_disk.is_dir() else None) as folder:
@@ -161,7 +161,7 @@ def measured_once(engine: Engine, url: str, folder: Path) -> tuple[float, float,
     child(command, allowed=(0, 4))
     document = json.loads((folder / "state.json").read_text())
     plan, settings = document["plan"], PlanSettings()
-    day = state_to_json(decided(settings, engine, aged(settings, days=1), 60)[0], settings)
+    day = state_to_json(decided(settings, engine, aged(settings, days=1), 60)[0], settings, engine)
     StateFile(folder / "state.json").write({**document, "plan": {**day, "fingerprint": plan["fingerprint"], "last_at_s": plan["last_at_s"]}})
     complete(url)
     return child(command)
@@ -211,19 +211,19 @@ def print_month(engine: Engine, effort: Effort) -> None:
     settings, first_ms = PlanSettings(), 0.0
     for days in effort.days:
         state, took_ms = decided(settings, engine, aged(settings, days=days), effort.ticks)
-        text = json.dumps(state_to_json(state, settings))
-        write_ms = best_ms(lambda state=state: json.dumps(state_to_json(state, settings)))
-        read_ms = best_ms(lambda text=text: state_from_json(json.loads(text), settings))
+        text = json.dumps(state_to_json(state, settings, engine))
+        write_ms = best_ms(lambda state=state: json.dumps(state_to_json(state, settings, engine)))
+        read_ms = best_ms(lambda text=text: state_from_json(json.loads(text), settings, engine))
         decision_ms = float(np.median(took_ms))
         first_ms = first_ms or decision_ms
-        sizes = f"{len(text) / 1024:.0f} | {traced_mb(text, settings):.2f}"
+        sizes = f"{len(text) / 1024:.0f} | {traced_mb(text, settings, engine):.2f}"
         print(f"| {days} | {sizes} | {write_ms:.2f} | {read_ms:.2f} | {decision_ms:.2f} | {decision_ms / first_ms:.2f} |", flush=True)
 
 
-def traced_mb(text: str, settings: PlanSettings) -> float:
+def traced_mb(text: str, settings: PlanSettings, engine: Engine) -> float:
     """What Python allocates for one state."""
     tracemalloc.start()
-    state = state_from_json(json.loads(text), settings)[0]
+    state = state_from_json(json.loads(text), settings, engine)[0]
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     del state

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 
 import pytest
 
@@ -238,3 +239,21 @@ def test_a_real_frontend_page_reads_as_its_client_counted(start_server, real_tex
     assert seen.isl_lengths.total_tokens == 6243000.0
     assert sum(seen.isl_lengths.requests) == 2081.0
     source.close()
+
+
+def test_a_page_that_breaks_off_is_unknown():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def half_a_page() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+
+        answering = threading.Thread(target=half_a_page)
+        answering.start()
+        source = ScrapeSource([f"http://127.0.0.1:{server.getsockname()[1]}/metrics"], metric_family("dynamo"))
+        rate = source.observe(100.0, 15.0, 500.0, 50.0).request_rate_rps
+        answering.join()
+    assert rate.kind is Kind.UNKNOWN
+    assert "no answer (ProtocolError)" in rate.why or "IncompleteRead" in rate.why

@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from sla_planner.model.engine import engine_of
+from sla_planner.model.profile import slowed
 from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Reason
 from sla_planner.plan.observation import Observation, WorkerCounts
@@ -212,19 +213,21 @@ def test_a_restart_between_any_two_ticks_changes_nothing(h200_fitted, window, se
     for rate in (5, 9, 40, 41, 3, 0.5, 30, 12):
         one, other = whole.chat(rate), restarted.chat(rate)
         assert one == other
-        document = json.loads(json.dumps(state_to_json(restarted.state, settings)))
-        restarted.state, complaint = state_from_json(document, settings)
+        document = json.loads(json.dumps(state_to_json(restarted.state, settings, h200_fitted)))
+        restarted.state, complaint = state_from_json(document, settings, h200_fitted)
         assert complaint == ""
 
 
-def test_a_state_of_another_promise_is_not_used(h200_fitted, window):
+def test_a_state_of_another_promise_or_profile_is_not_used(h200_fitted, window):
     run = Run(h200_fitted, RISK, window)
     run.chat(45)
     other = replace(RISK, sla=Sla(500, 20))
-    state, complaint = state_from_json(state_to_json(run.state, RISK), other)
+    state, complaint = state_from_json(state_to_json(run.state, RISK, h200_fitted), other, h200_fitted)
     assert len(run.state.prefill.memory.load) == 1
     assert len(state.prefill.memory.load) == 0
     assert complaint == "the saved state was made with another sla: starting afresh"
+    slower = engine_of(slowed(read_profile(sample_profile_dir()), 2.0))
+    assert state_from_json(state_to_json(run.state, RISK, h200_fitted), RISK, slower)[1].endswith("made with another profile: starting afresh")
 
 
 def test_history_is_learned_without_deciding(h200_fitted, window):

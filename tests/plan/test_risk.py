@@ -115,3 +115,7 @@ def test_more_load_never_needs_fewer_workers(low, more):
     memory = JumpMemory.empty()
     one, other = (cheapest(memory.keep(level, 10.0, 3), STEP_CURVE, 1.0, price=1000.0) for level in (low, low + more))
     assert other >= one
+
+
+def test_an_absurd_load_is_sized_as_fast_as_any_other():
+    assert cheapest(rises((9e8, 1e6, 1.0)), STEP_CURVE, 1.0, 100_000.0) == pytest.approx(1e9, rel=1e-6)

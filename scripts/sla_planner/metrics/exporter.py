@@ -194,11 +194,11 @@ class Exporter(Collector):
 
     def _unhealthy(self) -> str:
         with self._lock:
-            target, ticked_at = min(self._ticked_at.items(), key=lambda item: item[1])
+            target, ticked_at = max(self._ticked_at.items(), key=lambda item: item[1])  # one target that hangs must not get all restarted
         age_s = self._clock() - ticked_at
         if age_s < STALE_INTERVALS * self._interval_s:
             return ""
-        last = f"the last tick of {target} was" if target else "no tick since the start,"
+        last = f"the last tick, of {target}, was" if target else "no tick since the start,"
         return f"{last} {age_s:.0f} s ago; the interval is {self._interval_s:g} s"
 
     def _unready(self) -> str:

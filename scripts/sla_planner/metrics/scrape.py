@@ -14,11 +14,13 @@ only makes counter resets cheaper (what a server counted before it restarted is 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import requests
+import urllib3
 
 from sla_planner.errors import UnreachableError, UsageError
 from sla_planner.metrics.exposition import parse
@@ -29,6 +31,7 @@ from sla_planner.plan.observation import TrafficWindow, unknown_traffic
 
 MAX_STRETCH = 4.0
 TIMEOUT_S = 2.0  # of connecting, and of waiting for bytes; a /metrics that takes longer is not well
+PAGE_S = 5.0  # of the whole page: a server that drips bytes must not hold its target
 _ACCEPT = {"Accept": "text/plain; version=0.0.4"}
 
 
@@ -129,15 +132,21 @@ class ScrapeSource:
         return {"family": self._family.name, "model": self._model, "namespace": self._namespace, "urls": list(self._urls)}
 
     def _read(self, url: str) -> dict[Series, float]:
+        deadline_s = time.monotonic() + PAGE_S
+        page = b""
         try:
-            response = self._session.get(url, timeout=TIMEOUT_S)
-        except requests.Timeout:
+            with self._session.get(url, timeout=TIMEOUT_S, stream=True) as response:
+                if response.status_code != requests.codes.ok:
+                    raise UnreachableError(f"HTTP {response.status_code}")
+                while part := response.raw.read1(2**16, decode_content=True):  # what has arrived; iter_content would wait for all of it
+                    page += part
+                    if time.monotonic() > deadline_s:
+                        raise UnreachableError(f"the page was not complete after {PAGE_S:g} s")
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
             raise UnreachableError(f"no answer within {TIMEOUT_S:g} s") from None
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise UnreachableError(f"no answer ({type(error).__name__})") from None
-        if response.status_code != requests.codes.ok:
-            raise UnreachableError(f"HTTP {response.status_code}")
-        text = response.content.decode("utf-8", errors="replace")
+        text = page.decode("utf-8", errors="replace")
         return select(parse(text, self._family.series_names), self._family, self._model, self._namespace)
 
     def _take(self, at_s: float, readings: Mapping[str, Reading]) -> None:

@@ -48,6 +48,7 @@ BACKLOG_S = 0.3  # worker-seconds of queue per ready worker that count as a back
 DRAIN_UTILISATION_MISSES = 0.2
 DIP_QUANTILE = 0.3
 DIP_HORIZONS = 13
+STRIDES = 64
 CELLS = 512  # possible loads are summed in so many equal cells before sizes are compared
 
 
@@ -140,17 +141,19 @@ def risk_need(load: RoleLoad, memory: JumpMemory, curve: Curve, price: float, ho
 def cheapest(rises: Rises, curve: Curve, worker_cost: float, price: float) -> int:
     """argmin over N of worker_cost * N + price * (misses per second with N workers)."""
     loads, stakes = _cells(rises)
-    best, best_cost, workers = 0, math.inf, 0
-    step = max(1, int(loads[-1] / 64))  # a fleet of hundreds is first searched in strides
-    while worker_cost * workers < best_cost:
-        cost = worker_cost * workers + price * float(stakes @ miss_share(curve, loads, workers))
-        if cost < best_cost:
-            best, best_cost = workers, cost
-        workers += step
-    for workers in range(max(best - step + 1, 0), best + step):
-        cost = worker_cost * workers + price * float(stakes @ miss_share(curve, loads, workers))
-        if cost < best_cost:
-            best, best_cost = workers, cost
+
+    def cost(workers: int) -> float:
+        return worker_cost * workers + price * float(stakes @ miss_share(curve, loads, workers))
+
+    stride = max(1, int(loads[-1] / STRIDES))  # a large fleet is searched in strides that get shorter
+    best, least, workers = 0, cost(0), stride
+    while worker_cost * workers < least:
+        if (here := cost(workers)) < least:
+            best, least = workers, here
+        workers += stride
+    while stride > 1:
+        stride, reach = max(1, stride // 8), stride
+        best = min(range(max(best - reach, 0), best + reach + 1, stride), key=cost)
     return best
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sla_planner.model.engine import Engine
 from sla_planner.plan.calibration import Calibration
 from sla_planner.plan.forecast import LARGEST, SeriesState
 from sla_planner.plan.jumps import JumpMemory
@@ -71,9 +72,12 @@ def new_state(settings: PlanSettings) -> PlanState:
     return PlanState(prefill=role(), decode=role(), requests=series(), isl=series(), osl=series())
 
 
-def fingerprint(settings: PlanSettings) -> dict[str, Any]:
-    """What the remembered loads depend on."""
+def fingerprint(settings: PlanSettings, engine: Engine) -> dict[str, Any]:
+    """What the remembered loads depend on. The engine by a few of its latencies: equal ones make equal loads, whatever file they came from."""
+    law = engine.itl_law
+    latencies_ms = [engine.prefill.ttft_ms(isl_tokens) for isl_tokens in (100, 1_000, 10_000)]
     return {
+        "profile": [float(f"{value:.6g}") for value in (*latencies_ms, law.c0_ms, law.c1_ms, law.c2_ms)],
         "sla": asdict(settings.sla),
         "interval_s": settings.interval_s,
         "predictor": settings.predictor.value,
@@ -82,11 +86,11 @@ def fingerprint(settings: PlanSettings) -> dict[str, Any]:
     }
 
 
-def state_to_json(state: PlanState, settings: PlanSettings) -> dict[str, Any]:
+def state_to_json(state: PlanState, settings: PlanSettings, engine: Engine) -> dict[str, Any]:
     """Plain JSON types only, finite numbers only."""
     return {
         "format": FORMAT,
-        "fingerprint": fingerprint(settings),
+        "fingerprint": fingerprint(settings, engine),
         "prefill": _role_to_json(state.prefill),
         "decode": _role_to_json(state.decode),
         **{name: getattr(state, name).to_json() for name in ("requests", "isl", "osl")},
@@ -96,11 +100,11 @@ def state_to_json(state: PlanState, settings: PlanSettings) -> dict[str, Any]:
     }
 
 
-def state_from_json(document: Mapping[str, Any], settings: PlanSettings) -> tuple[PlanState, str]:
+def state_from_json(document: Mapping[str, Any], settings: PlanSettings, engine: Engine) -> tuple[PlanState, str]:
     """The state, and why it was not used (empty when it was). Raises KeyError, TypeError or ValueError when `document` is not a state."""
     if document["format"] != FORMAT:
         return new_state(settings), f"the saved state has format {document['format']}, this version reads {FORMAT}: starting afresh"
-    changed = [name for name, value in fingerprint(settings).items() if document["fingerprint"].get(name) != value]
+    changed = [name for name, value in fingerprint(settings, engine).items() if document["fingerprint"].get(name) != value]
     if changed:
         return new_state(settings), f"the saved state was made with another {', '.join(changed)}: starting afresh"
     numbers = {name: _number(document[name], optional=name.endswith("at_s")) for name in _NUMBERS}

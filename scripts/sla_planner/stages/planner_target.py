@@ -108,7 +108,7 @@ class PlannedTarget:
     def _remember(self) -> None:
         if self.state_file is None:
             return
-        document = {"version": __version__, "target": self.config.name, "plan": state_to_json(self.state, self.settings)}
+        document = {"version": __version__, "target": self.config.name, "plan": state_to_json(self.state, self.settings, self.engine)}
         if isinstance(self.source, ScrapeSource):
             document["readings"] = self.source.to_state()
         try:
@@ -181,7 +181,7 @@ def open_target(config: TargetConfig, *, state_file: StateFile | None, acts: boo
     if state_file is not None:
         document, complaint = state_file.read()
         if document is not None:
-            state, complaint = _restored(document, settings, source, state_file)
+            state, complaint = _restored(document, settings, engine, source, state_file)
         if complaint:
             voice.say(complaint, level=logging.WARNING)
     if config.warmup_trace is not None and state.last_at_s is None:
@@ -193,9 +193,11 @@ def open_target(config: TargetConfig, *, state_file: StateFile | None, acts: boo
     return PlannedTarget(config, settings, engine, source, scale_target, state, state_file, acts, voice)
 
 
-def _restored(document: Mapping[str, Any], settings: PlanSettings, source: TrafficSource, state_file: StateFile) -> tuple[PlanState, str]:
+def _restored(
+    document: Mapping[str, Any], settings: PlanSettings, engine: Engine, source: TrafficSource, state_file: StateFile
+) -> tuple[PlanState, str]:
     try:
-        state, complaint = state_from_json(document["plan"], settings)
+        state, complaint = state_from_json(document["plan"], settings, engine)
         if isinstance(source, ScrapeSource) and "readings" in document:
             source.from_state(document["readings"])
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, UsageError) as error:
