@@ -136,31 +136,31 @@ def test_decode_needs_a_batch(toy_engine: Engine, window) -> None:
 def test_prefill_expects_the_wait_of_a_quiet_queue(toy_engine: Engine, work: RequestWork, window) -> None:
     # 4 rps * 50 ms on one worker: utilisation 0.2, M/D/1 wait 0.2 / 0.8 * 25 ms = 6.25 ms. 50 + 6.25 = 56.25 ms expected.
     quiet = {"isl_tokens": 2000, "request_rate_rps": 4, "completed_requests": 60}
-    assert calibrate_prefill(FRESH, seen(window(ttft_ms=56.25, **quiet)), toy_engine, work).factor == pytest.approx(1.0)
+    assert calibrate_prefill(FRESH, seen(window(ttft_ms=56.25, **quiet)), work).factor == pytest.approx(1.0)
     # Twice that may be overhead of the frontend: 1.25 ** 0.1 is learned.
-    assert calibrate_prefill(FRESH, seen(window(ttft_ms=112.5, **quiet)), toy_engine, work).factor == pytest.approx(1.0226, abs=1e-4)
+    assert calibrate_prefill(FRESH, seen(window(ttft_ms=112.5, **quiet)), work).factor == pytest.approx(1.0226, abs=1e-4)
 
 
 def test_a_prefix_cache_shows_under_load_and_so_does_its_loss(toy_engine: Engine, work: RequestWork, window) -> None:
     def busy(ttft_ms: float) -> Observation:
         return seen(window(ttft_ms=ttft_ms, isl_tokens=2000, request_rate_rps=15, completed_requests=200))
 
-    warm = calibrate_prefill(FRESH, busy(25), toy_engine, work)  # 50 ms alone
+    warm = calibrate_prefill(FRESH, busy(25), work)  # 50 ms alone
     assert warm.factor == pytest.approx(0.9330, abs=1e-4)  # 0.5 ** 0.1
-    assert warm.factor < calibrate_prefill(warm, busy(900), toy_engine, work).factor < 1
+    assert warm.factor < calibrate_prefill(warm, busy(900), work).factor < 1
 
 
 def test_prefill_wait_of_two_workers(toy_engine: Engine, work: RequestWork, window) -> None:
     # 8 rps on 2 workers, utilisation 0.2: 0.2 ** (sqrt(6) - 1) = 0.09704; / (2 * 0.8) * 25 ms = 1.516 ms.
     traffic = window(ttft_ms=51.516, isl_tokens=2000, request_rate_rps=8, completed_requests=60)
-    assert calibrate_prefill(FRESH, seen(traffic, prefill=2), toy_engine, work).factor == pytest.approx(1.0, abs=1e-5)
+    assert calibrate_prefill(FRESH, seen(traffic, prefill=2), work).factor == pytest.approx(1.0, abs=1e-5)
 
 
 def test_prefill_under_load_or_with_a_queue_teaches_nothing(toy_engine: Engine, work: RequestWork, window) -> None:
     busy = window(ttft_ms=500, isl_tokens=2000, request_rate_rps=8, completed_requests=60)
     queued = window(ttft_ms=500, isl_tokens=2000, request_rate_rps=4, completed_requests=60, queued_prefill_requests=1)
     for traffic in (busy, queued):
-        assert calibrate_prefill(Calibration(1.2, 9), seen(traffic), toy_engine, work) == Calibration(1.2, 9)
+        assert calibrate_prefill(Calibration(1.2, 9), seen(traffic), work) == Calibration(1.2, 9)
 
 
 def test_cold_few_or_unknown_teach_nothing(toy_engine: Engine, work: RequestWork, window) -> None:
@@ -174,7 +174,7 @@ def test_cold_few_or_unknown_teach_nothing(toy_engine: Engine, work: RequestWork
         "completed_requests": 60,
     }
     warm = seen(window(**known))
-    assert calibrate_prefill(FRESH, warm, toy_engine, work) != FRESH
+    assert calibrate_prefill(FRESH, warm, work) != FRESH
     assert calibrate_decode(FRESH, warm, toy_engine) != FRESH
     for observation in (
         seen(window(**known), starting=1),
@@ -184,5 +184,5 @@ def test_cold_few_or_unknown_teach_nothing(toy_engine: Engine, work: RequestWork
         seen(window(**{name: value for name, value in known.items() if name != "completed_requests"})),
         seen(window(**known | {"ttft_ms": "idle", "itl_ms": "idle"})),
     ):
-        assert calibrate_prefill(FRESH, observation, toy_engine, work) == FRESH
+        assert calibrate_prefill(FRESH, observation, work) == FRESH
         assert calibrate_decode(FRESH, observation, toy_engine) == FRESH

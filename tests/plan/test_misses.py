@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sla_planner.plan.misses import UTILISATION, decode_miss_curve, highest_load, miss_share, prefill_miss_curve
+from sla_planner.model.sla import Sla
+from sla_planner.plan.misses import REACH, UTILISATION, decode_miss_curve, highest_load, miss_share, prefill_miss_curve, within_reach
 from sla_planner.plan.work import RequestWork
 
 
@@ -16,6 +17,7 @@ def work(**changes: float) -> RequestWork:
     values = {
         "prefill_s": 0.034,
         "prefill_s2": 0.034**2 * 1.64,
+        "alone_s": 0.05,
         "prefill_overhead_s": 0.0165,
         "full_batch_s": 0.165,
         "decode_s": 0.1,
@@ -98,3 +100,22 @@ def test_curves_are_shares_that_never_fall(mean, spread, overhead, target, share
     for curve in (prefill_miss_curve(request), decode_miss_curve(request)):
         assert np.all((curve >= 0) & (curve <= 1))
         assert np.all(np.diff(curve) >= 0)
+
+
+def test_a_promise_that_only_idle_workers_keep_is_out_of_reach_and_the_nearest_is_named():
+    # One prompt alone takes 50 ms; 60 ms leave 10 ms to queue.
+    tight = within_reach(work(ttft_target_ms=60.0), Sla(60, 20))
+    assert tight.prefill_infeasible
+    assert tight.verdicts[0].startswith("TTFT 60 ms leaves no time to queue: ")
+    assert highest_load(prefill_miss_curve(tight), 0.01) >= REACH
+    assert 60 < tight.ttft_target_ms < 300
+    assert f"{tight.ttft_target_ms:.0f} ms is the nearest" in tight.verdicts[0]
+
+
+def test_a_promise_within_reach_is_left_alone():
+    loose = work()
+    assert within_reach(loose, Sla(500, 20)) is loose
+
+
+def test_there_is_always_some_load_to_divide_by():
+    assert highest_load(np.ones(len(UTILISATION)), 0.01) > 0

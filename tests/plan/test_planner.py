@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sla_planner.model.engine import engine_of
 from sla_planner.model.profile import slowed
 from sla_planner.model.sla import Sla
+from sla_planner.plan.calibration import Calibration
 from sla_planner.plan.decision import Reason
 from sla_planner.plan.observation import Observation, WorkerCounts
 from sla_planner.plan.planner import decide, warm_up
@@ -256,3 +257,58 @@ def test_whatever_is_seen_limits_hold_and_every_count_has_a_reason(toy_engine, w
             assert run.fleet[0] * 2 + run.fleet[1] <= budget
         assert decision.prefill.explanation
         assert decision.decode.explanation
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.25])
+def test_a_barely_feasible_ttft_neither_crashes_nor_gives_up_nor_blows_up(h200_fitted, window, factor):
+    settings = replace(RISK, sla=Sla(70, 20))
+    run = Run(h200_fitted, settings, window, prefill=3, decode=2)
+    run.state = replace(run.state, prefill=replace(run.state.prefill, calibration=Calibration(factor, 50)))
+    decision = run.chat(60, ttft_ms=400, queued_prefill_requests=1000)
+    assert 4 <= decision.prefill.need <= 30  # 3.6 busy workers, 4.5 on the slower engine
+    assert any("TTFT 70 ms" in verdict for verdict in decision.verdicts)
+
+
+def test_sizes_change_little_where_a_ttft_becomes_infeasible(h200_fitted, window):
+    needs = [Run(h200_fitted, replace(RISK, sla=Sla(ttft_ms, 20)), window).chat(60).prefill.need for ttft_ms in (55, 60, 61, 65, 80, 150)]
+    assert max(needs[:-1]) <= 1.5 * min(needs[:-1])
+    assert needs[-1] <= needs[0]
+
+
+@pytest.mark.parametrize("attainment", [0.5, 0.8, 0.9, 0.95])
+def test_a_loose_promise_still_carries_the_load(h200_fitted, window, attainment):
+    run = Run(h200_fitted, replace(RISK, sla=Sla(500, 20, attainment)), window)
+    for _ in range(5):
+        decision = run.chat(100)
+    assert decision.prefill.desired >= 4
+    assert decision.decode.desired >= 3
+
+
+def test_unresolved_attainment_is_no_kept_promise(h200_fitted, window):
+    run = Run(h200_fitted, RISK, window)
+    traffic = {"request_rate_rps": 15, "isl_tokens": 3000, "osl_tokens": 300, "completed_requests": 900, "ttft_ms": 5000, "itl_ms": 9}
+    for _ in range(10):
+        run.tick(**traffic)
+    assert run.state.budget.requests == 0.0
+
+
+def test_workers_that_cannot_be_placed_leave_their_gpus_to_the_other_role(h200_fitted, window):
+    settings = replace(RISK, max_gpu_budget=8)
+    run = Run(h200_fitted, settings, window)
+    traffic = window(60.0, 60.0, request_rate_rps=5, isl_tokens=300, osl_tokens=3000, completed_requests=300, ttft_ms=40, itl_ms=9)
+    seen = Observation(traffic, WorkerCounts(1, unschedulable=5), WorkerCounts(1))
+    decision, _ = decide(settings, h200_fitted, run.state, seen)
+    assert decision.decode.desired >= 2
+    assert "5 prefill worker(s) cannot be placed" in decision.verdicts
+
+
+def test_a_clock_set_back_starts_the_grace_period_anew(h200_fitted, window):
+    run = Run(h200_fitted, RISK, window)
+    run.chat(60)
+    run.at_s = 1e6
+    for _ in range(3):
+        run.chat(1)
+    run.at_s -= 7200
+    for _ in range(80):
+        run.chat(1)
+    assert run.fleet == (1, 1)

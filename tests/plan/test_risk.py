@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sla_planner.plan.decision import Reason, Role
 from sla_planner.plan.jumps import JumpMemory, Rises
 from sla_planner.plan.misses import UTILISATION
-from sla_planner.plan.risk import Horizon, RoleLoad, budget_used, cheapest, price_gpu_s, risk_need
+from sla_planner.plan.risk import Horizon, RoleCase, RoleLoad, budget_used, cheapest, price_gpu_s, risk_need
 
 STEP_CURVE = np.where(UTILISATION > 0.9, 1.0, 0.0)  # nothing is lost up to 90 %, everything above
 HORIZON = Horizon(startup_s=30, interval_s=15)
@@ -31,6 +31,10 @@ def quiet_memory(load: float = 1.0, intervals: int = 3000) -> JumpMemory:
 
 def role(**changes) -> RoleLoad:
     return RoleLoad(**{"role": Role.PREFILL, "level": 1.0, "rate_rps": 10.0, "ready": 2, "coming": 2, "gpus_per_worker": 1, **changes})
+
+
+def need_of(load, memory, price, past_needs=()):
+    return risk_need(RoleCase(load, memory, STEP_CURVE, price, past_needs), HORIZON, allowed_misses=0.01)
 
 
 def test_a_rare_jump_is_insured_only_when_its_misses_cost_more_than_the_worker():
@@ -54,8 +58,8 @@ def test_a_fleet_of_hundreds_is_sized_exactly():
 
 
 def test_a_queue_is_drained_with_more_workers_than_the_load_needs():
-    calm = risk_need(role(), quiet_memory(), STEP_CURVE, 10.0, HORIZON, ())
-    backed_up = risk_need(role(backlog_s=60.0), quiet_memory(), STEP_CURVE, 10.0, HORIZON, ())
+    calm = need_of(role(), quiet_memory(), 10.0, ())
+    backed_up = need_of(role(backlog_s=60.0), quiet_memory(), 10.0, ())
     assert calm.workers == 2
     assert backed_up.reason is Reason.BACKLOG
     # B = 60 + (1 - 2) * 30 = 30 s; sqrt(10 * 10 * 30 / 90) = 5.8 more than 1 / 0.9; at most 3 * 1 + 1.
@@ -64,20 +68,20 @@ def test_a_queue_is_drained_with_more_workers_than_the_load_needs():
 
 
 def test_a_running_batch_is_never_undercut():
-    need = risk_need(role(role=Role.DECODE, batch_workers=3.4, coming=3), quiet_memory(), STEP_CURVE, 10.0, HORIZON, ())
+    need = need_of(role(role=Role.DECODE, batch_workers=3.4, coming=3), quiet_memory(), 10.0, ())
     assert need.workers == 4
 
 
 def test_a_dip_does_not_release_what_was_needed_most_of_the_time():
-    held = risk_need(role(coming=3), quiet_memory(), STEP_CURVE, 1.0, HORIZON, (3,) * 30 + (2,) * 5)
-    released = risk_need(role(coming=3), quiet_memory(), STEP_CURVE, 1.0, HORIZON, (3,) * 20 + (2,) * 20)
+    held = need_of(role(coming=3), quiet_memory(), 1.0, (3,) * 30 + (2,) * 5)
+    released = need_of(role(coming=3), quiet_memory(), 1.0, (3,) * 20 + (2,) * 20)
     assert held.workers == 3
     assert held.undipped == 2
     assert released.workers == 2
 
 
 def test_the_dip_floor_never_launches():
-    need = risk_need(role(coming=2), quiet_memory(), STEP_CURVE, 1.0, HORIZON, (9,) * 40)
+    need = need_of(role(coming=2), quiet_memory(), 1.0, (9,) * 40)
     assert need.workers == 2
 
 
@@ -87,12 +91,12 @@ def test_a_worker_is_harder_to_get_than_to_hold():
     for interval in range(3000):
         load = 2.5 if interval % 50 == 0 else 1.0
         memory = memory.remember(load, 1.0, 10.0, interval_s=15, horizon=3)
-    assert risk_need(role(coming=3), memory, STEP_CURVE, 3.0, HORIZON, ()).workers == 3
-    assert risk_need(role(coming=2), memory, STEP_CURVE, 3.0, HORIZON, ()).workers == 2
+    assert need_of(role(coming=3), memory, 3.0, ()).workers == 3
+    assert need_of(role(coming=2), memory, 3.0, ()).workers == 2
 
 
 def test_the_explanation_says_what_one_worker_fewer_would_lose():
-    need = risk_need(role(), quiet_memory(), STEP_CURVE, 10.0, HORIZON, ())
+    need = need_of(role(), quiet_memory(), 10.0, ())
     assert need.explanation == "2 would miss 0.00% of requests, 1 100.00%: 1.00 workers' load, seen to reach 1.00 within 45 s"
 
 
@@ -119,3 +123,7 @@ def test_more_load_never_needs_fewer_workers(low, more):
 
 def test_an_absurd_load_is_sized_as_fast_as_any_other():
     assert cheapest(rises((9e8, 1e6, 1.0)), STEP_CURVE, 1.0, 100_000.0) == pytest.approx(1e9, rel=1e-6)
+
+
+def test_what_is_there_now_is_carried_however_cheap_a_miss_is():
+    assert need_of(role(level=4.0, coming=1), JumpMemory.empty(), price=1e-6).workers == 5  # 4 / 0.9

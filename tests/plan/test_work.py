@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from sla_planner.model.engine import engine_of
+from sla_planner.model.profile import slowed
 from sla_planner.model.sla import Sla
 from sla_planner.plan.observation import LengthHistogram, unknown_traffic
-from sla_planner.plan.work import LengthMix, decode_load_of_batch, mixed, request_work
+from sla_planner.plan.work import LengthMix, Slowness, decode_load_of_batch, mixed, request_work
+from sla_planner.store.profile_files import read_profile, sample_profile_dir
 
 
 def lengths(isl: float, osl: float) -> LengthMix:
@@ -52,8 +56,41 @@ def test_an_itl_below_one_request_alone_is_infeasible_and_named(toy_engine):
 def test_a_ttft_below_one_prompt_alone_is_infeasible_and_named(toy_engine):
     work = request_work(toy_engine, Sla(25, 20), lengths(1000, 200))
     assert work.prefill_infeasible
-    assert work.verdicts == ("TTFT 25 ms cannot be met: a prompt of 1000 tokens alone takes 30.0 ms",)
-    assert work.ttft_target_ms == pytest.approx(45)
+    assert work.verdicts == ("TTFT 25 ms cannot be met: 100% of prompts take longer alone; 30.0 ms is the lowest that 99% of them can have",)
+    assert work.ttft_target_ms == pytest.approx(30)
+
+
+def test_a_tail_of_prompts_that_cannot_be_in_time_is_said(toy_engine):
+    # A tenth of the prompts take 330 ms alone; the mean prompt takes 60.
+    mix = LengthMix(isl=((1000.0, 16_000.0), (0.9, 0.1)), osl=((100.0,), (1.0,)))
+    work = request_work(toy_engine, Sla(200, 20), mix)
+    assert work.hopeless_share == pytest.approx(0.1)
+    assert work.verdicts == ("TTFT 200 ms cannot be met: 10% of prompts take longer alone; 330.0 ms is the lowest that 99% of them can have",)
+    assert request_work(toy_engine, Sla(200, 20, attainment=0.85), mix).verdicts == ()
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5, 2.0])
+def test_a_slower_engine_is_one_whose_every_latency_is_longer(factor):
+    profile, mix = read_profile(sample_profile_dir()), LengthMix(isl=((500.0, 4000.0), (0.6, 0.4)), osl=((50.0, 400.0), (0.5, 0.5)))
+    told = request_work(engine_of(profile), Sla(500, 20), mix, Slowness(factor, factor))
+    slow = request_work(engine_of(slowed(profile, factor)), Sla(500, 20), mix)
+    for field in ("prefill_s", "prefill_s2", "alone_s", "full_batch_s", "decode_s", "batch_share", "itl_target_ms", "fixed_step_ms"):
+        assert getattr(told, field) == pytest.approx(getattr(slow, field), rel=1e-3), field
+
+
+def test_a_small_kv_cache_fills_a_worker_before_its_itl_does(toy_engine):
+    # 1,100 tokens a request in 11,000: ten at a time, stepping in 4 + 10 * 0.062 = 4.62 ms. 200 tokens * 4.62 ms / 10 = 92.4 ms.
+    small = replace(toy_engine, decode=replace(toy_engine.decode, max_kv_tokens=11_000))
+    work = request_work(small, Sla(500, 20), lengths(1000, 200))
+    assert 1 / work.batch_share == pytest.approx(10)
+    assert work.itl_target_ms == pytest.approx(4.62)
+    assert work.decode_s == pytest.approx(0.0924)
+
+
+def test_a_context_larger_than_the_cache_is_said(toy_engine):
+    tiny = replace(toy_engine, decode=replace(toy_engine.decode, max_kv_tokens=1000))
+    verdicts = request_work(tiny, Sla(500, 20), lengths(1000, 200)).verdicts
+    assert verdicts == ("a context of 1100 tokens does not fit the KV cache of a decode worker, 1000 tokens",)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -18,7 +18,7 @@ a worker compile and warm caches) or when fewer than `LEAST_REQUESTS` finished. 
     decode    the ITL law at the batch that really ran: running requests and KV use per ready worker where the engines report them; else Little's
               law over the time in decode,  batch = finished/s * (duration - TTFT) / ready
     prefill   TTFT contains the wait in the queue, and under load mostly that. Only below `QUIET` utilisation with nothing queued is the wait small
-              and known well enough:  ttft_ms(isl) + wait,  wait of an M/G/c queue (Sakasegawa)
+              and known well enough:  E[ttft_ms(isl)] + wait,  wait of an M/G/c queue (Sakasegawa)
               rho^(sqrt(2(c+1)) - 1) / (c (1 - rho)) * E[s^2] / (2 E[s]).   What exceeds that may as well be a fixed overhead of frontend and
               router, which costs no capacity: no more than `MOST_OVERHEAD` is believed. Under load waiting only ever adds, so a TTFT below
               ttft_ms(isl) still teaches that ratio, and any other leads a ratio below 1 back to 1; else what was learned in quieter hours stays.
@@ -131,14 +131,14 @@ class Calibration:
         return cls(factor, int(document["intervals"]))
 
 
-def calibrate_prefill(calibration: Calibration, observation: Observation, engine: Engine, work: RequestWork) -> Calibration:
-    """The calibration after this interval. `work`: of the requests of the interval, as profiled."""
+def calibrate_prefill(calibration: Calibration, observation: Observation, work: RequestWork) -> Calibration:
+    """The calibration after this interval. `work`: of the requests of the last intervals, as profiled."""
     traffic = observation.traffic
     ready = _teaching_workers(traffic, observation.prefill)
     if not ready or not _known(traffic.ttft_ms, traffic.isl_tokens, traffic.request_rate_rps):
         return calibration
     utilisation = traffic.request_rate_rps.value * work.prefill_s / ready
-    alone_ms = engine.prefill.ttft_ms(traffic.isl_tokens.value)
+    alone_ms = work.alone_s * 1000
     if utilisation > QUIET or traffic.queued_prefill_requests.or_else(0.0) > 0:
         below_1 = min(traffic.ttft_ms.value, alone_ms)
         return _learned(calibration, below_1, alone_ms) if below_1 < alone_ms or calibration.factor < 1 else calibration

@@ -80,7 +80,7 @@ class JumpMemory:
         fold, full = max(int(FOLD_S / interval_s), 1), max(int(FULL_S / interval_s), 1)
         if len(grown.load) < full + fold + horizon:
             return grown
-        return grown._fold(fold, horizon, keep=int(FOLDED_DAYS * FULL_S / FOLD_S) * 2)
+        return grown._fold(fold, horizon, keep=int(FOLDED_DAYS * FULL_S / (fold * interval_s)) * (2 if fold > 1 else 1))
 
     def _fold(self, count: int, horizon: int, *, keep: int) -> JumpMemory:
         rise = self._window_max(self.load, horizon)[:count] - self.level[:count]

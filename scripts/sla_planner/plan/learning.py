@@ -2,7 +2,8 @@
 profile, and what the fleet has cost.
 
     lengths        `work.mixed`
-    error budget   misses = finished * min(1, (1 - share within TTFT) + (1 - share within ITL))      the two shares do not say which requests overlap
+    error budget   misses = finished * min(1, (1 - share within TTFT) + (1 - share within ITL))      the two shares do not say which requests overlap;
+                         where a frontend counts gaps between tokens and not requests (Dynamo), the share within ITL is one of gaps
                    both sums fade with a time constant of `BUDGET_MEMORY_S`, so that last week's outage is forgiven
     calibration    `calibration`, per role
     cost           GPU-seconds = workers that hold a GPU * GPUs per worker * time since the last tick
@@ -43,13 +44,15 @@ def learned(settings: PlanSettings, engine: Engine, state: PlanState, observatio
     prefill, decode = state.prefill, state.decode
     if mix is not None and settings.correction:
         work = request_work(engine, settings.sla, mix)
-        prefill = replace(prefill, calibration=calibrate_prefill(prefill.calibration, observation, engine, work))
+        prefill = replace(prefill, calibration=calibrate_prefill(prefill.calibration, observation, work))
         decode = replace(decode, calibration=calibrate_decode(decode.calibration, observation, engine))
     return replace(state, prefill=prefill, decode=decode, mix=mix, budget=_spent(state.budget, traffic), known_at_s=traffic.at_s)
 
 
 def _spent(budget: ErrorBudget, traffic: TrafficWindow) -> ErrorBudget:
+    if not (traffic.ttft_attained.known and traffic.itl_attained.known and traffic.completed_requests.known):
+        return budget
     faded = math.exp(-traffic.window_s / BUDGET_MEMORY_S)
-    finished = traffic.completed_requests.or_else(0.0)
-    late = (1 - traffic.ttft_attained.or_else(1.0)) + (1 - traffic.itl_attained.or_else(1.0))
-    return ErrorBudget(budget.requests * faded + finished, budget.misses * faded + finished * min(late, 1.0))
+    finished = traffic.completed_requests.value
+    late = min((1 - traffic.ttft_attained.value) + (1 - traffic.itl_attained.value), 1.0)
+    return ErrorBudget(budget.requests * faded + finished, budget.misses * faded + finished * late, budget.seconds * faded + traffic.window_s)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sla_planner.model.engine import Engine
 from sla_planner.model.sla import Sla
-from sla_planner.plan.misses import decode_miss_curve, highest_load, prefill_miss_curve
+from sla_planner.plan.misses import decode_miss_curve, highest_load, prefill_miss_curve, within_reach
 from sla_planner.plan.work import LengthMix, request_work
 
 
@@ -26,7 +26,7 @@ def peak_fleet(
     arrival = np.asarray(arrival_s, float)
     isl, osl = np.asarray(isl_tokens, float), np.asarray(osl_tokens, float)
     mix = LengthMix((tuple(isl), (1 / len(isl),) * len(isl)), (tuple(osl), (1 / len(osl),) * len(osl)))
-    work = request_work(engine, sla, mix)
+    work = within_reach(request_work(engine, sla, mix), sla)
     prefill_s = work.prefill_s / isl.mean() * isl
     decode_s = work.decode_s / osl.mean() * osl
     residence_s = osl.mean() * work.itl_target_ms / 1000

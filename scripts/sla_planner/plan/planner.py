@@ -19,7 +19,7 @@ from sla_planner.model.engine import Engine
 from sla_planner.plan.budget import fit
 from sla_planner.plan.decision import Decision, Reason, Role, RoleDecision
 from sla_planner.plan.learning import learned, seconds_charged
-from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
+from sla_planner.plan.observation import Kind, Observation, TrafficWindow, WorkerCounts
 from sla_planner.plan.settings import PlanSettings, RoleLimits, Sizing
 from sla_planner.plan.size_mean import size_by_mean
 from sla_planner.plan.size_risk import size_by_risk
@@ -36,7 +36,9 @@ def decide(settings: PlanSettings, engine: Engine, state: PlanState, observation
         return _hold(settings, state, observation, unknown)
     state = learned(settings, engine, state, observation)
     if state.mix is None and observation.traffic.request_rate_rps.value > 0:
-        return _hold(settings, state, observation, "requests arrive, but none has finished: lengths are not known yet")
+        lengths = observation.traffic.isl_tokens
+        missing = "none has finished" if lengths.kind is Kind.IDLE else f"their lengths are unknown ({lengths.why})"
+        return _hold(settings, state, observation, f"requests arrive, but {missing}")
     size = size_by_mean if settings.sizing is Sizing.MEAN else size_by_risk
     sized, state = size(settings, engine, state, observation)
     return _decided(settings, state, observation.traffic, sized, (observation.prefill, observation.decode))
@@ -51,7 +53,7 @@ def warm_up(settings: PlanSettings, engine: Engine, state: PlanState, history: I
             size = size_by_mean if settings.sizing is Sizing.MEAN else size_by_risk
             if state.mix is not None:
                 _, state = size(settings, engine, state, observation)
-    return replace(state, gpu_seconds=0.0, last_at_s=None)
+    return replace(state, gpu_seconds=0.0, last_at_s=None, known_at_s=None)
 
 
 def _unknown(observation: Observation) -> str:
@@ -96,7 +98,7 @@ def _decided(
         need=(steadied[0].desired, steadied[1].desired),
         limits=(settings.prefill, settings.decode),
         max_gpu_budget=settings.max_gpu_budget,
-        running=(fleet[0].total, fleet[1].total),
+        running=(fleet[0].coming, fleet[1].coming),  # what cannot be placed holds no GPU
     )
     prefill = _role(Role.PREFILL, fleet[0], needs[0], steadied[0], fitted.prefill, fitted.prefill_limited_by)
     decode = _role(Role.DECODE, fleet[1], needs[1], steadied[1], fitted.decode, fitted.decode_limited_by)

@@ -17,6 +17,7 @@ so that a worker is harder to get than to hold. Three corrections follow, each o
     drain    a queue of B worker-seconds makes every arriving request miss until it is gone. Holding N extra workers for S + 60 s costs g N (S + 60)
              and shortens that to B / N:  N = load / 0.9 + sqrt(price q B / (g (S + 60))), at most 3 load + 1
     batch    decode: the requests that are running already need running * batch share workers
+    present  however cheap a miss is, the load that is there now must be carried: at most 5 % of it missed, or what the promise allows if that is more
     dip      do not release below the 30 % quantile of the needs of the last 13 horizons: a lull is not a trend
 
 Price. A request of this model costs w GPU-seconds (both roles); an avoided miss is worth `PRICE[role]` times that, in proportion to how strict the
@@ -37,6 +38,7 @@ import numpy as np
 from sla_planner.plan.decision import Reason, Role
 from sla_planner.plan.jumps import JumpMemory, Rises
 from sla_planner.plan.misses import Curve, highest_load, miss_share
+from sla_planner.plan.sizing import direction
 
 PRICE = {Role.PREFILL: 60.0, Role.DECODE: 15.0}
 LAUNCH_COST = 3.0
@@ -46,6 +48,7 @@ BUDGET_CLIP = (0.5, 8.0)
 AIM = 0.7  # share of the allowed misses that the price loop steers to
 BACKLOG_S = 0.3  # worker-seconds of queue per ready worker that count as a backlog
 DRAIN_UTILISATION_MISSES = 0.2
+PRESENT_MISSES = 0.05
 DIP_QUANTILE = 0.3
 DIP_HORIZONS = 13
 STRIDES = 64
@@ -108,16 +111,31 @@ def budget_used(misses: float, requests: float, requests_per_day: float, attainm
     return (misses - allowed * requests) / max(allowed * requests_per_day, 1e-9)
 
 
-def risk_need(load: RoleLoad, memory: JumpMemory, curve: Curve, price: float, horizon: Horizon, past_needs: tuple[int, ...]) -> RiskNeed:
-    """The size of one role under the price rule. `past_needs`: `undipped` of earlier intervals, newest last."""
+@dataclass(frozen=True, slots=True)
+class RoleCase:
+    """One role's load, what is remembered of it, and what a miss costs. `past_needs`: `RiskNeed.undipped` of earlier intervals, newest last."""
+
+    load: RoleLoad
+    memory: JumpMemory
+    curve: Curve
+    price: float
+    past_needs: tuple[int, ...] = ()
+
+
+def risk_need(case: RoleCase, horizon: Horizon, allowed_misses: float) -> RiskNeed:
+    """The size of one role under the price rule. `allowed_misses`: share (0..1) that the promise lets miss."""
+    load, memory, curve, price = case.load, case.memory, case.curve, case.price
     keep_rises = memory.keep(load.level, load.rate_rps, horizon.intervals)
     launch_rises = memory.launch(load.level, load.rate_rps, horizon.intervals)
     keep = cheapest(keep_rises, curve, load.gpus_per_worker, price)
     launch = cheapest(launch_rises, curve, load.gpus_per_worker * LAUNCH_COST, price)
     workers = launch if launch > load.coming else max(launch, min(load.coming, keep))
-    reason = Reason.LOAD_UP if workers > load.coming else Reason.STEADY if workers == load.coming else Reason.LOAD_DOWN
+    reason = direction(workers, load.coming)
     notes = []
-
+    present = math.ceil(load.level / highest_load(curve, max(allowed_misses, PRESENT_MISSES)) - 1e-9)
+    if present > workers:
+        workers, reason = present, direction(present, load.coming)
+        notes.append("what is there now must be carried")
     if (drained := _drain(load, curve, price, horizon.startup_s)) > workers:
         workers, reason = drained, Reason.BACKLOG
         notes.append(f"{load.backlog_s:.1f} worker-seconds are queued")
@@ -125,10 +143,10 @@ def risk_need(load: RoleLoad, memory: JumpMemory, curve: Curve, price: float, ho
         workers, reason = batch, Reason.BACKLOG
         notes.append(f"the running batch alone needs {load.batch_workers:.2f} workers")
     undipped = workers
-    dip = _dip_floor(past_needs, horizon.dip_intervals)
+    dip = _dip_floor(case.past_needs, horizon.dip_intervals)
     if workers < dip:
         workers = min(dip, max(load.coming, workers))
-        reason = Reason.STEADY if workers == load.coming else Reason.LOAD_DOWN
+        reason = direction(workers, load.coming)
         notes.append(f"at least {dip} were needed {1 - DIP_QUANTILE:.0%} of the last {_duration(horizon.dip_intervals * horizon.interval_s)}")
     here, below = (_missed(keep_rises, curve, n) for n in (workers, workers - 1))
     high = keep_rises.quantile(0.99)

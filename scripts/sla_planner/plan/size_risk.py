@@ -19,16 +19,17 @@ from dataclasses import dataclass, replace
 from sla_planner.model.engine import Engine
 from sla_planner.plan.decision import Prediction, Reason, Role
 from sla_planner.plan.forecast import forecast, observe
-from sla_planner.plan.misses import Curve, decode_miss_curve, miss_share, prefill_miss_curve
+from sla_planner.plan.misses import Curve, decode_miss_curve, miss_share, prefill_miss_curve, within_reach
 from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
-from sla_planner.plan.risk import BACKLOG_S, Horizon, RiskNeed, RoleLoad, budget_used, price_gpu_s, risk_need
+from sla_planner.plan.risk import BACKLOG_S, Horizon, RiskNeed, RoleCase, RoleLoad, budget_used, price_gpu_s, risk_need
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.sizing import RoleNeed, Sized
 from sla_planner.plan.state import PlanState, RoleState
-from sla_planner.plan.work import LengthMix, RequestWork, decode_load_of_batch, request_work
+from sla_planner.plan.work import LengthMix, RequestWork, Slowness, decode_load_of_batch, request_work
 
 DAY_S = 86_400.0
 ABSORBED = 2.0
+ALREADY_MISSED = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,44 +48,32 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
     """Needs of both roles, and the state that remembers this interval's loads. The fleet must be known."""
     assert observation.prefill is not None
     assert observation.decode is not None
-    corrections = (state.prefill.calibration.factor, state.decode.calibration.factor) if settings.correction else (1.0, 1.0)
+    slowness = Slowness(state.prefill.calibration.factor, state.decode.calibration.factor) if settings.correction else Slowness()
     mix = state.mix or LengthMix(((1.0,), (1.0,)), ((1.0,), (1.0,)))  # nothing has ever run: any mix, the rate is zero
-    work = request_work(engine, settings.sla, mix).corrected(*corrections)
+    work = within_reach(request_work(engine, settings.sla, mix, slowness), settings.sla)
     seen = _seen(observation, work, mix.osl_tokens, state)
-
-    request_gpu_s = work.prefill_s * settings.prefill.gpus_per_worker + work.decode_s * settings.decode.gpus_per_worker
-    used = budget_used(state.budget.misses, state.budget.requests, seen.rate_rps * DAY_S, settings.sla.attainment)
     horizon = Horizon(settings.startup_s, settings.interval_s)
-    prefill_state, prefill_level, note = _remembered(state.prefill, seen.prefill_load, seen.rate_rps, horizon)
-    decode_state, decode_level, _ = _remembered(state.decode, seen.decode_load, seen.rate_rps, horizon)
-    prefill = RoleLoad(
-        role=Role.PREFILL,
-        level=prefill_level,
-        rate_rps=seen.rate_rps,
-        ready=observation.prefill.ready,
-        coming=observation.prefill.coming,
-        gpus_per_worker=settings.prefill.gpus_per_worker,
-        backlog_s=seen.backlog_s,
+    price_of = _prices(settings, state, work)
+    roles = (
+        (Role.PREFILL, state.prefill, observation.prefill, settings.prefill, seen.prefill_load, prefill_miss_curve(work)),
+        (Role.DECODE, state.decode, observation.decode, settings.decode, seen.decode_load, decode_miss_curve(work)),
     )
-    decode = RoleLoad(
-        role=Role.DECODE,
-        level=decode_level,
-        rate_rps=seen.rate_rps,
-        ready=observation.decode.ready,
-        coming=observation.decode.coming,
-        gpus_per_worker=settings.decode.gpus_per_worker,
-        batch_workers=seen.batch_workers,
-    )
-    needs = []
-    states = []
-    for load, role_state, curve in (
-        (prefill, prefill_state, prefill_miss_curve(work)),
-        (decode, decode_state, decode_miss_curve(work)),
-    ):
-        price = price_gpu_s(load.role, request_gpu_s, settings.sla.attainment, used)
-        need = risk_need(load, role_state.memory, curve, price, horizon, role_state.needs)
+    needs, states, note = [], [], ""
+    for role, role_state, counts, limits, now, curve in roles:
+        remembered, level, note = _remembered(role_state, now, seen.rate_rps, horizon)
+        load = RoleLoad(
+            role=role,
+            level=level,
+            rate_rps=seen.rate_rps,
+            ready=counts.ready,
+            coming=counts.coming,
+            gpus_per_worker=limits.gpus_per_worker,
+            backlog_s=seen.backlog_s if role is Role.PREFILL else 0.0,
+            batch_workers=seen.batch_workers if role is Role.DECODE else 0.0,
+        )
+        need = risk_need(RoleCase(load, remembered.memory, curve, price_of[role], remembered.needs), horizon, 1 - settings.sla.attainment)
         needs.append((need, load, curve))
-        states.append(replace(role_state, needs=(*role_state.needs, need.undipped)[-horizon.dip_intervals :]))
+        states.append(replace(remembered, needs=(*remembered.needs, need.undipped)[-horizon.dip_intervals :]))
     sized = Sized(
         prefill=_role_need(*needs[0], settings, infeasible=work.prefill_infeasible),
         decode=_role_need(*needs[1], settings, infeasible=work.decode_infeasible),
@@ -98,12 +87,19 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
             predictor=settings.predictor.value,
             note=note,
         ),
-        prefill_correction=corrections[0],
-        decode_correction=corrections[1],
-        miss_share=min(needs[0][0].miss_share + needs[1][0].miss_share, 1.0),
+        prefill_correction=slowness.prefill,
+        decode_correction=slowness.decode,
+        miss_share=min(needs[0][0].miss_share + needs[1][0].miss_share + work.hopeless_share, 1.0),
         verdicts=work.verdicts + _extrapolations(engine, mix) if state.mix else (),
     )
     return sized, replace(state, prefill=states[0], decode=states[1], prefill_arrivals=seen.prefill_load, decode_arrivals=seen.decode_arrivals)
+
+
+def _prices(settings: PlanSettings, state: PlanState, work: RequestWork) -> dict[Role, float]:
+    request_gpu_s = work.prefill_s * settings.prefill.gpus_per_worker + work.decode_s * settings.decode.gpus_per_worker
+    budget, attainment = state.budget, settings.sla.attainment
+    used = budget_used(budget.misses, budget.requests, budget.requests / max(budget.seconds, 1.0) * DAY_S, attainment)
+    return {role: price_gpu_s(role, request_gpu_s, attainment, used) for role in Role}
 
 
 def _seen(observation: Observation, work: RequestWork, osl_tokens: float, state: PlanState) -> _Seen:
@@ -111,9 +107,9 @@ def _seen(observation: Observation, work: RequestWork, osl_tokens: float, state:
     prefill_ready, decode_ready = _ready(observation.prefill), _ready(observation.decode)
     rate_rps = traffic.request_rate_rps.value
     absorbed = min(traffic.window_s / (ABSORBED * work.ttft_target_ms / 1000), 1.0)
-    prefill_load = state.prefill_arrivals + absorbed * (rate_rps * work.prefill_s - state.prefill_arrivals)
+    prefill_load = _smoothed(state.prefill_arrivals, rate_rps * work.prefill_s, absorbed)
     residence_s = max(osl_tokens * work.itl_target_ms / 1000, 1e-3)
-    arrivals = state.decode_arrivals + (1 - math.exp(-traffic.window_s / residence_s)) * (rate_rps * work.decode_s - state.decode_arrivals)
+    arrivals = _smoothed(state.decode_arrivals, rate_rps * work.decode_s, 1 - math.exp(-traffic.window_s / residence_s))
     backlog_s = _backlog_s(traffic, work)
     decode_load, batch_workers = arrivals, 0.0
     running = _running(traffic)
@@ -123,6 +119,10 @@ def _seen(observation: Observation, work: RequestWork, osl_tokens: float, state:
         of_batch = decode_load_of_batch(work, running, decode_ready)
         decode_load = max(of_batch, arrivals) if held_back else of_batch
     return _Seen(rate_rps, prefill_load, decode_load, arrivals, backlog_s, batch_workers)
+
+
+def _smoothed(before: float | None, value: float, gain: float) -> float:
+    return value if before is None else before + gain * (value - before)
 
 
 def _running(traffic: TrafficWindow) -> float | None:
@@ -157,8 +157,12 @@ def _role_need(need: RiskNeed, load: RoleLoad, curve: Curve, settings: PlanSetti
     allowed = 1 - settings.sla.attainment
     present = max(load.level, 0.0)
 
+    now_missed = float(miss_share(curve, present, load.coming))
+
     def holds(workers: int) -> bool:
-        return load.backlog_s <= BACKLOG_S * max(load.ready, 1) and float(miss_share(curve, present, workers)) <= allowed
+        """The survivors keep the promise, or what they miss is missed already."""
+        missed = float(miss_share(curve, present, workers))
+        return load.backlog_s <= BACKLOG_S * max(load.ready, 1) and missed <= max(allowed, now_missed + ALREADY_MISSED)
 
     return RoleNeed(need.workers, Reason.INFEASIBLE if infeasible else need.reason, need.explanation, holds)
 

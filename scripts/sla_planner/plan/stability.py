@@ -39,6 +39,8 @@ def steady(need: int, current: int, below: Below, *, at_s: float, grace_s: float
     """The count to ask for. `survivors_hold(n)`: whether n workers keep the promise at the present load."""
     if need >= current:
         return Steadied(need, Below())
+    if below.needs and at_s < below.since_s:  # the clock was set back
+        below = Below()
     needs = (*below.needs, (at_s, need)) if below.needs else ((at_s, need),)
     since_s = below.since_s if below.needs else at_s
     recent = tuple(entry for entry in needs if entry[0] >= at_s - grace_s)

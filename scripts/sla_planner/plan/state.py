@@ -36,10 +36,11 @@ class RoleState:
 
 @dataclass(frozen=True, slots=True)
 class ErrorBudget:
-    """Requests finished and missed, as halves of a running sum that fades over days."""
+    """Requests finished and missed, and the time they took, over windows in which both shares were known; sums that fade over days."""
 
     requests: float = 0.0
     misses: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ class PlanState:
     isl: SeriesState
     osl: SeriesState
     mix: LengthMix | None = None
-    prefill_arrivals: float = 0.0  # arriving prefill work, averaged over what a queue absorbs (worker-seconds/s)
-    decode_arrivals: float = 0.0  # arriving decode work, smoothed over a residence (worker-seconds/s)
+    prefill_arrivals: float | None = None  # arriving prefill work, averaged over what a queue absorbs (worker-seconds/s)
+    decode_arrivals: float | None = None  # arriving decode work, smoothed over a residence (worker-seconds/s)
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     last_at_s: float | None = None
     known_at_s: float | None = None
@@ -107,7 +108,7 @@ def state_from_json(document: Mapping[str, Any], settings: PlanSettings, engine:
     changed = [name for name, value in fingerprint(settings, engine).items() if document["fingerprint"].get(name) != value]
     if changed:
         return new_state(settings), f"the saved state was made with another {', '.join(changed)}: starting afresh"
-    numbers = {name: _number(document[name], optional=name.endswith("at_s")) for name in _NUMBERS}
+    numbers = {name: _number(document[name], optional=name != "gpu_seconds") for name in _NUMBERS}
     mix = document["mix"]
     return PlanState(
         prefill=_role_from_json(document["prefill"]),
@@ -116,7 +117,7 @@ def state_from_json(document: Mapping[str, Any], settings: PlanSettings, engine:
         isl=SeriesState.from_json(document["isl"]),
         osl=SeriesState.from_json(document["osl"]),
         mix=None if mix is None else LengthMix(_distribution(mix["isl"]), _distribution(mix["osl"])),
-        budget=ErrorBudget(_number(document["budget"]["requests"]), _number(document["budget"]["misses"])),
+        budget=ErrorBudget(**{name: _number(document["budget"][name]) for name in ("requests", "misses", "seconds")}),
         **numbers,
     ), ""
 

@@ -6,26 +6,30 @@ Prefill. Prompts are batched, so a prompt costs its share of a full batch, unles
                    = service(isl)                       longer
     best           = max over t <= max_batched_tokens of t / service(t)          tokens/s of one worker
 
-Decode. With the law ITL = c0 + c1*batch + c2*kv, a worker is exactly at the promised ITL `I` when its requests' costs sum to I - c0, so a request of
-`osl` tokens holds the share (c1 + c2*(isl + osl/2)) / (I - c0) of a worker for osl*I:
+Decode. With the law ITL = c0 + c1*batch + c2*kv, a worker is full when its requests' costs sum to I - c0, when their KV fills its cache, or when it
+runs `MAX_SEQUENCES` of them, whichever comes first for this mix. With `share` = what one running request takes of that (1/full batch) and I = the ITL
+of a full worker (the promise, or less where KV or sequences are scarcer), a request of `osl` tokens holds it for osl*I:
 
-    decode_s(isl, osl) = osl * (c1 + c2*(isl + osl/2)) * I / (I - c0)
+    decode_s(isl, osl) = osl * I * share(isl + osl/2)        share(k) = (c1 + c2*k) / (I - c0)  or  k / max_kv_tokens  or  1 / MAX_SEQUENCES
 
 Means over requests are sums over histogram buckets, not values at the mean length: half of a trace's tokens can come from 6 % of its prompts. The
-two histograms are marginal, so ISL and OSL are taken as independent. A promise that even an empty worker breaks is *infeasible*: the verdict names
-the nearest achievable value, and work is counted at that value, half as much again, so that the size stays sane.
+two histograms are marginal, so ISL and OSL are taken as independent. An engine that is f times slower than its profile has every latency times f.
+
+What no fleet can keep is said, with the nearest that can be kept: an ITL below that of a request alone, a context that does not fit the cache, and
+prompts whose service alone exceeds the TTFT, where they are more than the promise lets miss (`misses` adds a TTFT that leaves no time to queue).
+Work is then counted at a target that can be kept, so that the size stays sane.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sla_planner.model.batching import MAX_BATCHED_TOKENS, BatchingLaw
-from sla_planner.model.engine import Engine
+from sla_planner.model.batching import MAX_BATCHED_TOKENS, MAX_SEQUENCES, BatchingLaw
+from sla_planner.model.engine import Engine, ItlLaw
 from sla_planner.model.sla import Sla
 from sla_planner.plan.observation import LengthHistogram, TrafficWindow
 
@@ -54,12 +58,14 @@ class LengthMix:
 class RequestWork:
     """What one request of the mix costs, in worker-seconds, and what it needs to know of the promise.
 
-    `prefill_s2` is the second moment (s^2). `batch_share` is the share of a decode worker at the promised ITL that one running request holds.
-    `ttft_target_ms` and `itl_target_ms` are the promise, or the best effort where it is infeasible; `verdicts` say so.
+    `prefill_s2` is the second moment (s^2), `alone_s` the TTFT of a prompt on an idle worker. `batch_share` is the share of a full decode worker that
+    one running request holds, `itl_target_ms` the ITL of a full worker. `ttft_target_ms` is the promise, or the nearest that can be kept; `verdicts`
+    say so. `hopeless_share` of the prompts take longer alone than promised, whatever the fleet.
     """
 
     prefill_s: float
     prefill_s2: float
+    alone_s: float
     prefill_overhead_s: float
     full_batch_s: float
     decode_s: float
@@ -67,19 +73,18 @@ class RequestWork:
     ttft_target_ms: float
     itl_target_ms: float
     fixed_step_ms: float
+    hopeless_share: float = 0.0
     verdicts: tuple[str, ...] = ()
     prefill_infeasible: bool = False
     decode_infeasible: bool = False
 
-    def corrected(self, prefill: float, decode: float) -> RequestWork:
-        """The same request on an engine that is `prefill` / `decode` times slower than its profile."""
-        return replace(
-            self,
-            prefill_s=self.prefill_s * prefill,
-            prefill_s2=self.prefill_s2 * prefill**2,
-            decode_s=self.decode_s * decode,
-            batch_share=self.batch_share * decode,
-        )
+
+@dataclass(frozen=True, slots=True)
+class Slowness:
+    """How many times slower than its profile an engine is, per role."""
+
+    prefill: float = 1.0
+    decode: float = 1.0
 
 
 def mixed(previous: LengthMix | None, traffic: TrafficWindow) -> LengthMix | None:
@@ -96,46 +101,81 @@ def mixed(previous: LengthMix | None, traffic: TrafficWindow) -> LengthMix | Non
     return LengthMix(isl=_blend(previous.isl, seen.isl, gain), osl=_blend(previous.osl, seen.osl, gain))
 
 
-def request_work(engine: Engine, sla: Sla, mix: LengthMix) -> RequestWork:
-    """The cost of one request of `mix` on `engine` under `sla`."""
+def request_work(engine: Engine, sla: Sla, mix: LengthMix, slowness: Slowness = Slowness()) -> RequestWork:
+    """The cost of one request of `mix` on `engine`, `slowness` times slower than its profile, under `sla`."""
     isl, isl_share = (np.array(part) for part in mix.isl)
-    osl, osl_share = (np.array(part) for part in mix.osl)
-    service_s = np.array([engine.prefill.ttft_ms(tokens) for tokens in isl]) / 1000
-    best = _best_tokens_per_s(engine)
-    prefill_s = np.where(isl <= MAX_BATCHED_TOKENS, np.minimum(service_s, isl / best), service_s)
-
-    isl_mean, osl_mean = float(isl @ isl_share), float(osl @ osl_share)
-    verdicts: list[str] = []
-    ttft_floor_ms = engine.prefill.ttft_ms(isl_mean)
+    service_s = np.array([engine.prefill.ttft_ms(tokens) for tokens in isl]) / 1000 * slowness.prefill
+    in_batch_s = np.minimum(service_s, isl / _best_tokens_per_s(engine) * slowness.prefill)
+    prefill_s = np.where(isl <= MAX_BATCHED_TOKENS, in_batch_s, service_s) / _streams(engine, mix.isl_tokens)
+    late = service_s * 1000 > sla.ttft_ms
+    hopeless = float(isl_share[late].sum())
+    verdicts, decode = [], _decode_work(engine, sla, mix, slowness.decode)
     ttft_target_ms = sla.ttft_ms
-    if prefill_infeasible := ttft_floor_ms > sla.ttft_ms:
-        verdicts.append(f"TTFT {sla.ttft_ms:g} ms cannot be met: a prompt of {isl_mean:.0f} tokens alone takes {ttft_floor_ms:.1f} ms")
-        ttft_target_ms = ttft_floor_ms * INFEASIBLE_MARGIN
-
-    law = engine.itl_law
-    context = isl_mean + float(osl**2 @ osl_share) / (2 * osl_mean)  # of a running request: long outputs are seen running more often
-    itl_floor_ms = law.itl_ms(1, context)
-    itl_target_ms = sla.itl_ms
-    if decode_infeasible := itl_floor_ms > sla.itl_ms:
-        verdicts.append(f"ITL {sla.itl_ms:g} ms cannot be met: one request alone with {context:.0f} tokens takes {itl_floor_ms:.2f} ms a token")
-        itl_target_ms = itl_floor_ms * INFEASIBLE_MARGIN
-    headroom_ms = itl_target_ms - law.c0_ms
-    per_token_ms = law.c1_ms + law.c2_ms * (isl_mean + osl / 2)
-    decode_s = float((osl * per_token_ms) @ osl_share) * itl_target_ms / headroom_ms / 1000
+    if prefill_infeasible := hopeless > 1 - sla.attainment + 1e-9:
+        reachable_ms = _quantile(service_s * 1000, isl_share, sla.attainment)
+        nearest = f"{reachable_ms:.1f} ms is the lowest that {sla.attainment:.0%} of them can have"
+        verdicts.append(f"TTFT {sla.ttft_ms:g} ms cannot be met: {hopeless:.0%} of prompts take longer alone; {nearest}")
+        ttft_target_ms = reachable_ms
     return RequestWork(
         prefill_s=float(prefill_s @ isl_share),
         prefill_s2=float(prefill_s**2 @ isl_share),
-        prefill_overhead_s=engine.prefill.ttft_ms(1) / 1000,
-        full_batch_s=engine.prefill.ttft_ms(MAX_BATCHED_TOKENS) / 1000,
-        decode_s=decode_s,
-        batch_share=(law.c1_ms + law.c2_ms * context) / headroom_ms,
+        alone_s=float(service_s @ isl_share),
+        prefill_overhead_s=engine.prefill.ttft_ms(1) / 1000 * slowness.prefill,
+        full_batch_s=engine.prefill.ttft_ms(MAX_BATCHED_TOKENS) / 1000 * slowness.prefill,
+        decode_s=decode.request_s,
+        batch_share=decode.batch_share,
         ttft_target_ms=ttft_target_ms,
-        itl_target_ms=itl_target_ms,
-        fixed_step_ms=law.c0_ms,
-        verdicts=tuple(verdicts),
+        itl_target_ms=decode.full_itl_ms,
+        fixed_step_ms=decode.fixed_ms,
+        hopeless_share=hopeless,
+        verdicts=(*verdicts, *decode.verdicts),
         prefill_infeasible=prefill_infeasible,
-        decode_infeasible=decode_infeasible,
+        decode_infeasible=bool(decode.verdicts),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _DecodeWork:
+    request_s: float
+    batch_share: float
+    full_itl_ms: float
+    fixed_ms: float
+    verdicts: tuple[str, ...]
+
+
+def _decode_work(engine: Engine, sla: Sla, mix: LengthMix, slower: float) -> _DecodeWork:
+    osl, osl_share = (np.array(part) for part in mix.osl)
+    law = ItlLaw(engine.itl_law.c0_ms * slower, engine.itl_law.c1_ms * slower, engine.itl_law.c2_ms * slower)
+    isl_mean, osl_mean = mix.isl_tokens, mix.osl_tokens
+    context = isl_mean + float(osl**2 @ osl_share) / (2 * osl_mean)  # of a running request: long outputs are seen running more often
+    alone_ms, capacity = law.itl_ms(1, context), engine.decode.max_kv_tokens
+    target_ms, verdicts = sla.itl_ms, []
+    if alone_ms > sla.itl_ms:
+        verdicts.append(f"ITL {sla.itl_ms:g} ms cannot be met: one request alone with {context:.0f} tokens takes {alone_ms:.2f} ms a token")
+        target_ms = alone_ms * INFEASIBLE_MARGIN
+    if context > capacity:
+        verdicts.append(f"a context of {context:.0f} tokens does not fit the KV cache of a decode worker, {capacity} tokens")
+    running_tokens = isl_mean + osl / 2
+    shares = {
+        (law.c1_ms + law.c2_ms * context) / (target_ms - law.c0_ms): (law.c1_ms + law.c2_ms * running_tokens) / (target_ms - law.c0_ms),
+        min(context / capacity, 1.0): np.minimum(running_tokens / capacity, 1.0),
+        1 / MAX_SEQUENCES: np.full_like(osl, 1 / MAX_SEQUENCES),
+    }
+    batch_share = max(shares)
+    full_itl_ms = min(target_ms, law.itl_ms(1 / batch_share, context / batch_share))
+    request_s = float((osl * shares[batch_share]) @ osl_share) * full_itl_ms / 1000
+    return _DecodeWork(request_s, batch_share, full_itl_ms, law.c0_ms, tuple(verdicts))
+
+
+def _streams(engine: Engine, isl_tokens: float) -> int:
+    """Prefill batches that a worker serves at once: above 1 with data parallelism, which a profile counts in its throughput and not in its TTFT."""
+    tokens_per_s = engine.prefill.throughput_per_gpu(isl_tokens) * engine.prefill.gpus
+    return max(round(tokens_per_s * engine.prefill.ttft_ms(isl_tokens) / 1000 / isl_tokens), 1)
+
+
+def _quantile(values: npt.NDArray[np.float64], shares: npt.NDArray[np.float64], share: float) -> float:
+    order = np.argsort(values)
+    return float(values[order][min(int(np.searchsorted(np.cumsum(shares[order]), share - 1e-9)), len(values) - 1)])
 
 
 def decode_load_of_batch(work: RequestWork, running: float, workers: int) -> float:

@@ -34,6 +34,8 @@ class StateFile:
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
+            if self.path.suffix != ".json":
+                raise UsageError(f"state {self.path} is some other file, not JSON", hint="name a .json file or a folder") from None
             return None, self.set_aside(f"is not JSON ({str(error)[:80]})")
         if not isinstance(document, dict):
             return None, self.set_aside("is not a JSON object")
