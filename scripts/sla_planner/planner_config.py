@@ -1,6 +1,6 @@
 """The planner's settings: `PlannerConfig` for the process, one `TargetConfig` per served model.
 
-The flags of the seed documents keep their spelling and meaning. What Dynamo's planner also accepts but the algorithm never used (`--isl`, `--osl`)
+The flags of Dynamo's SLA planner keep their spelling and meaning. What Dynamo's planner also accepts but the algorithm never used (`--isl`, `--osl`)
 is accepted and ignored.
 """
 
@@ -73,7 +73,8 @@ class TargetConfig(Config):
     adjustment_interval: Annotated[Positive, Setting("time between decisions", unit="s")] = 15.0
     startup_s: Annotated[NotNegative, Setting("time from asking for a worker to its first request", unit="s")] = 120.0
     grace_s: Annotated[
-        NotNegative | None, Setting("a smaller need must have lasted this long before workers leave", unit="s", default="start-up + interval")
+        NotNegative | None,
+        Setting("a smaller need must have lasted this long before workers leave", unit="s", default="start-up + interval; mean: none"),
     ] = None
     sizing: Annotated[
         Sizing, Strict(False), Setting("size by the mean load, or by the load that workers carry within the promise and the jumps seen")

@@ -34,6 +34,8 @@ class FileStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(os.path.realpath(path))  # one file, one lock, whatever link leads to it
         self.place = str(path)
+        if not self._path.parent.is_dir():
+            raise UsageError(f"virtual target file:{path}: there is no folder {self._path.parent}", hint="create it first, or name another file")
 
     def read(self) -> Snapshot:
         return Snapshot(self._state(self._document()))

@@ -16,7 +16,7 @@ weight 1, and the mean of the others, weight n - 1; `FOLDED_DAYS` days of them a
 `PRIOR_WEIGHT` intervals, after `PRIOR_JUMPS` of which load rose by `PRIOR_GROWTH` of itself and `PRIOR_RISE` workers, so that a new deployment
 carries some insurance and sheds it as quiet hours are counted.
 
-Source: policy study on recorded days of LLM traffic (ServeGen, Azure); the kernel widths are its frozen values.
+The kernel widths are those that did best on three recorded days of LLM traffic (ServeGen).
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ Price. A request of this model costs w GPU-seconds (both roles); an avoided miss
 promise is (1 % allowed misses = 1) and to what is left of the error budget: with e = (misses - allowed) / (allowed in 24 h), times
 exp(2.5 e) clipped to [0.5, 8]. The aim is a little stricter than the promise (`AIM`), because one setting scatters between days.
 
-Source: policy study on recorded days of LLM traffic; the structure is its best policy, prices are re-expressed per GPU-second of a request so that
-they mean the same for an 8 B and a 400 B model.
+The rules are those that did best on three recorded days of LLM traffic (ServeGen). Prices are per GPU-second of a request, so that they mean the same
+for an 8 B and a 400 B model.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ AIM = 0.7  # share of the allowed misses that the price loop steers to
 BACKLOG_S = 0.3  # worker-seconds of queue per ready worker that count as a backlog
 DRAIN_UTILISATION_MISSES = 0.2
 PRESENT_MISSES = 0.05
+NOTHING = 0.01  # of a worker
 DIP_QUANTILE = 0.3
 DIP_HORIZONS = 13
 STRIDES = 64
@@ -132,7 +133,7 @@ def risk_need(case: RoleCase, horizon: Horizon, allowed_misses: float) -> RiskNe
     workers = launch if launch > load.coming else max(launch, min(load.coming, keep))
     reason = direction(workers, load.coming)
     notes = []
-    present = math.ceil(load.level / highest_load(curve, max(allowed_misses, PRESENT_MISSES)) - 1e-9)
+    present = math.ceil(load.level / highest_load(curve, max(allowed_misses, PRESENT_MISSES)) - NOTHING)
     if present > workers:
         workers, reason = present, direction(present, load.coming)
         notes.append("what is there now must be carried")

@@ -19,6 +19,7 @@ from sla_planner.config import Loaded
 from sla_planner.errors import PlannerError, UnreachableError, UsageError
 from sla_planner.logs import setup
 from sla_planner.metrics.exporter import Exporter
+from sla_planner.metrics.scrape import FIRST_READING
 from sla_planner.plan.record import Carried, Tick
 from sla_planner.planner_config import PlannerConfig
 from sla_planner.stages.planner_target import LOG, PlannedTarget, open_target
@@ -124,8 +125,9 @@ def _trouble(tick: Tick | None) -> str:
     if tick is None:
         return "the interval is lost, see the log"
     seen = tick.observation
-    if not seen.traffic.request_rate_rps.known:
-        return f"traffic is unknown: {seen.traffic.request_rate_rps.why}"
+    rate = seen.traffic.request_rate_rps
+    if not rate.known and rate.why != FIRST_READING:  # which the first run must have; the next one has two
+        return f"traffic is unknown: {rate.why}"
     if seen.prefill is None or seen.decode is None:
         return "the number of workers is unknown, see the log"
     return "the decision could not be carried out, see the log" if tick.carried is Carried.FAILED else ""
