@@ -316,3 +316,9 @@ def test_any_bytes_are_loaded_or_refused_in_one_line(tmp_path, content):
 @example({"SLA_PLANNER_MIN_ENDPOINT": "9" * 5000})
 def test_any_variable_is_loaded_or_refused_in_one_line(environment):
     assert loads_or_explains(NEEDED, environment)
+
+
+def test_one_entry_of_a_list_needs_no_list(tmp_path):
+    file = tmp_path / "planner.yaml"
+    file.write_text("scrape_url: http://127.0.0.1:8000/metrics\nvirtual_target: file:fleet.json\n")
+    assert load(PlannerConfig, {"config": str(file)}, {}).config.targets[0].scrape_url == ("http://127.0.0.1:8000/metrics",)

@@ -246,7 +246,7 @@ def _file_layer(
             raise UsageError(f"{file}: unknown key {place}{quoted(key)}", hint=_suggestion(key, [*known, *also]))
         if name in layer:
             raise UsageError(f"{file}: {place}{name} is given twice, with - and with _", hint="remove one")
-        layer[name] = (value, f"{file}: {place}{name}")
+        layer[name] = ((value,) if known[name].many and isinstance(value, str) else value, f"{file}: {place}{name}")
     return layer
 
 

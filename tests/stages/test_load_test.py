@@ -2,6 +2,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -85,11 +86,10 @@ def test_a_piece_of_the_shipped_trace_is_played(engine):
     assert report["completed"] == report["requests"]
 
 
-def test_a_model_that_is_not_served_is_a_measured_failure(engine):
+def test_a_model_that_is_not_served_is_refused_with_those_that_are(engine):
     done = load("--url", engine, "--model", "absent", "--scenario", "long-context", "--json")
-    report = json.loads(done.stdout)
-    assert done.returncode == 0
-    assert (report["errors"], report["inside"], report["ttft_ms"]) == ({"HTTP 404": 5}, 0, None)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: http://\S+ does not serve 'absent'; it serves \S+\n", done.stderr.splitlines(keepends=True)[-1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

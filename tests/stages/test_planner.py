@@ -37,7 +37,7 @@ SHAPES = {
     "workers": re.compile(r"Number of prefill workers: \d+, number of decode workers: \d+( \(\d+ prefill and \d+ decode starting\))?"),
     "correction": re.compile(r"Correction factors: TTFT: \d+\.\d{3}, ITL: \d+\.\d{3}"),
     "predicted": re.compile(r"Predicted load: num_req=\d+\.\d{3}, isl=\d+\.\d{3}, osl=\d+\.\d{3}( \(.+\))?"),
-    "role": re.compile(r"((Scaling|Would be scaling) (prefill|decode) workers: \d+ -> \d+|Keeping \d+ (prefill|decode) workers) \(.+\)"),
+    "role": re.compile(r"((Scaling|Would be scaling) (prefill|decode) workers: \d+ -> \d+|Keeping \d+ (prefill|decode) workers?) \(.+\)"),
     "outcome": re.compile(
         r"No scaling needed \(COUNTS\)|Decision \d+ written \(COUNTS\)|Nothing decided, holding COUNTS|Not asked for COUNTS: --no-operation"
         r"|Not asking for COUNTS: decision \d+ is not acknowledged yet, .+".replace("COUNTS", r"prefill=\d+, decode=\d+")
@@ -287,6 +287,25 @@ class TestOnce:
         code, error = in_process(*flags)
         assert code == 4
         assert error.startswith("error: target dead: traffic is unknown: http://127.0.0.1:9/metrics: no answer (ConnectionError); 1 more")
+
+    def test_a_promise_that_cannot_be_kept_is_exit_3_and_a_best_effort(self, in_process, engine, tmp_path):
+        place = [
+            "--scrape-url",
+            engine,
+            "--virtual-target",
+            f"file:{tmp_path / 'fleet.json'}",
+            "--state",
+            tmp_path / "state.json",
+            "--once",
+            *PROFILE,
+        ]
+        assert in_process(*place, "--itl", 3) == (0, "")
+        load = [*PROGRAM, "load-test", "--url", engine.removesuffix("/metrics"), "--scenario", "long-context"]
+        subprocess.run(load, check=True, capture_output=True, timeout=PATIENCE_S)
+        code, error = in_process(*place, "--itl", 3)
+        assert code == 3
+        assert re.fullmatch(r"error: target default: ITL 3 ms cannot be met: .+ ms a token; the decision is a best effort; promise less\n", error)
+        assert document(tmp_path / "fleet.json")["num_decode_workers"] >= 1
 
     def test_a_fault_of_ours_is_a_lost_interval_with_its_traceback(self, monkeypatch, capsys, tmp_path, free_port):
         failed = []

@@ -124,7 +124,8 @@ def _bounded(need: RoleNeed, limits: RoleLimits) -> RoleNeed:
     if need.workers >= limits.min_workers:
         return need
     text = f"{need.explanation}; {limits.min_workers} is the configured minimum"
-    return replace(need, workers=limits.min_workers, reason=Reason.FLOOR, explanation=text)
+    reason = need.reason if need.reason is Reason.INFEASIBLE else Reason.FLOOR
+    return replace(need, workers=limits.min_workers, reason=reason, explanation=text)
 
 
 def _steadied(settings: PlanSettings, sized: Sized, need: RoleNeed, counts: WorkerCounts, state: RoleState, at_s: float) -> Steadied:
@@ -144,6 +145,8 @@ def _role(role: Role, counts: WorkerCounts, need: RoleNeed, steadied: Steadied, 
     if limited_by is not None and not (limited_by is Reason.FLOOR and need.reason is Reason.FLOOR):
         reason = limited_by
         clauses.append(_LIMITS[limited_by].format(granted=granted, wanted=steadied.desired))
+    if need.reason is Reason.INFEASIBLE:  # whatever else holds, this is what a person must hear
+        reason = need.reason
     return RoleDecision(role, counts.total, need.workers, granted, reason, "; ".join(clause for clause in clauses if clause))
 
 

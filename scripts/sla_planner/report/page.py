@@ -20,7 +20,7 @@ from sla_planner.report.wording import clock, milliseconds, outcome, price, prom
 CAPTIONS = {
     "load.png": "What arrived: requests per second as the grey area, input tokens per second as the line.",
     "workers.png": "Workers of each role: ready (filled) and starting (hatched) against what the planner asked for; up to the dashed line, "
-    "a fleet sized for the peak, is what was not used. Arrowheads mark the decisions.",
+    "a fleet sized for the peak, is what was not used; above it, what a backlog or caution called for. Arrowheads mark the decisions.",
     "ttft.png": "Time to first token, one dot per request: what lies above the dashed promise came late and is a cross.",
     "itl.png": "Time between tokens, mean of each request: what lies above the dashed promise was slow and is a cross.",
 }

@@ -73,6 +73,8 @@ def run(output_dir: Path, seed: int) -> None:
         work_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make {work_dir}: {error.strerror}", hint="choose another --output-dir") from None
+    for old in (*output_dir.glob("*.png"), output_dir / "report.html"):
+        old.unlink(missing_ok=True)
     profile = work_dir / "profile.json"
     write_profile_json(slowed(read_profile(sample_profile_dir()), SLOWDOWN), profile)
     _write_trace(night, work_dir / "before.csv")

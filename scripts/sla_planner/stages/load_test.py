@@ -25,6 +25,7 @@ TERMINAL_S, LOG_S = 0.5, 5.0  # between two progress lines
 CLEAR_LINE = "\r\033[K"
 SEEDS = 2**32
 OPEN_FILES = 10_240  # the most that macOS grants
+START_S = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -168,11 +169,30 @@ async def _measure(flags: dict[str, Any], trace: Trace, seed: int) -> tuple[Serv
     return server, run
 
 
-async def _model(url: str, asked: str | None) -> str:
-    from sla_planner.errors import UsageError
+async def _served(url: str) -> list[str]:
+    """The models that the server lists. A server that was started in the same breath gets `START_S` to listen."""
+    import asyncio
+    import time
+
+    from sla_planner.errors import UnreachableError
     from sla_planner.traffic.client import served_models
 
-    served = await served_models(url)  # also with --model: is anyone there?
+    deadline_s = time.monotonic() + START_S
+    while True:
+        try:
+            return await served_models(url)
+        except UnreachableError:
+            if time.monotonic() > deadline_s:
+                raise
+            await asyncio.sleep(0.1)
+
+
+async def _model(url: str, asked: str | None) -> str:
+    from sla_planner.errors import UsageError
+
+    served = await _served(url)  # also with --model: is anyone there?
+    if asked and served and asked not in served:
+        raise UsageError(f"{masked(url)} does not serve {asked!r}", hint=f"it serves {', '.join(served)}")
     if asked:
         return asked
     if not served:

@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from sla_planner.config import Loaded
-from sla_planner.errors import PlannerError, UnreachableError, UsageError
+from sla_planner.errors import InfeasibleError, PlannerError, UnreachableError, UsageError
 from sla_planner.logs import setup
 from sla_planner.metrics.exporter import Exporter
 from sla_planner.metrics.scrape import FIRST_READING
+from sla_planner.plan.decision import Reason
 from sla_planner.plan.record import Carried, Tick
 from sla_planner.planner_config import PlannerConfig
 from sla_planner.stages.planner_target import LOG, PlannedTarget, open_target
@@ -67,7 +68,8 @@ class _Loop:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def once(self) -> None:
-        """One tick of every target. Raises `UnreachableError` when none of them came through, so that the Job is tried again."""
+        """One tick of every target. Raises `UnreachableError` when none of them came through, so that the Job is tried again, and `InfeasibleError`
+        when a promise cannot be kept: the best effort is made, and a person should look."""
         with ThreadPoolExecutor(len(self.targets)) as pool:
             ticks = list(pool.map(self._tick, self.targets))
         troubles = [_trouble(tick) for tick in ticks]
@@ -75,6 +77,11 @@ class _Loop:
             place = "" if len(self.targets) == 1 else f"target {self.targets[0].config.name}: "
             others = f"; {len(troubles) - 1} more could not be planned for either" if len(troubles) > 1 else ""
             raise UnreachableError(f"{place}{troubles[0]}{others}", hint="run it again")
+        for tick in ticks:
+            if tick and Reason.INFEASIBLE in (tick.decision.prefill.reason, tick.decision.decode.reason):
+                raise InfeasibleError(
+                    f"target {tick.target}: {'; '.join(tick.decision.verdicts)}", hint="the decision is a best effort; promise less"
+                )
 
     def until_stopped(self) -> None:
         """Signals are waited for, not handled: a handler could interrupt this thread while it holds a lock that the handler needs."""

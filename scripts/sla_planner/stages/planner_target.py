@@ -18,10 +18,10 @@ from sla_planner.cluster.target import Fleet, Outcome, ScaleTarget
 from sla_planner.cluster.virtual import open_virtual_target
 from sla_planner.cluster.virtual_protocol import DEFAULT_NAMESPACE
 from sla_planner.engines.metric_names import FAMILIES
-from sla_planner.errors import PlannerError, UsageError
+from sla_planner.errors import PlannerError, ProfileError, UsageError
 from sla_planner.metrics.scrape import ScrapeSource
 from sla_planner.model.engine import Engine, engine_of
-from sla_planner.plan.decision import Decision, Reason
+from sla_planner.plan.decision import Decision, Reason, RoleDecision
 from sla_planner.plan.forecast import check_available
 from sla_planner.plan.history import observed_windows
 from sla_planner.plan.observation import Observation, Quantity, TrafficWindow, WorkerCounts
@@ -73,8 +73,8 @@ class PlannedTarget:
         observation = self._observe(now_s)
         decision, self.state = decide(self.settings, self.engine, self.state, observation)
         self._say_observed(observation)
-        self._say_decided(decision)
         carried, words = self._act(decision, observation, now_s)
+        self._say_decided(decision, done=carried is Carried.APPLIED)
         self._remember()
         tick = Tick(self.config.name, observation, decision, self.state.gpu_seconds / 3600, carried)
         self.voice.say(words, tick=tick.to_json())  # the last line of a tick carries all of it as data in the JSON format
@@ -132,7 +132,7 @@ class PlannedTarget:
             coming = f" ({prefill.starting} prefill and {decode.starting} decode starting)" if prefill.starting or decode.starting else ""
             self.voice.say(f"Number of prefill workers: {prefill.ready}, number of decode workers: {decode.ready}{coming}")
 
-    def _say_decided(self, decision: Decision) -> None:
+    def _say_decided(self, decision: Decision, *, done: bool) -> None:
         if decision.prediction is not None:
             predicted = decision.prediction
             self.voice.say(f"Correction factors: TTFT: {decision.prefill_correction:.3f}, ITL: {decision.decode_correction:.3f}")
@@ -141,12 +141,14 @@ class PlannedTarget:
             self.voice.say(f"Predicted load: num_req={requests:.3f}, isl={predicted.isl_tokens:.3f}, osl={predicted.osl_tokens:.3f}{note}")
         for text in decision.verdicts:
             self.voice.say(text, level=logging.WARNING)
-        scaling = "Scaling" if self.acts else "Would be scaling"
+        scaling = "Scaling" if done else "Would be scaling"
         for role in (decision.prefill, decision.decode):
-            change = (
-                f"{scaling} {role.role} workers: {role.current} -> {role.desired}" if role.changed else f"Keeping {role.current} {role.role} workers"
-            )
+            change = f"{scaling} {role.role} workers: {role.current} -> {role.desired}" if role.changed else _kept(role)
             self.voice.say(f"{change} ({role.explanation})")
+
+
+def _kept(role: RoleDecision) -> str:
+    return f"Keeping {role.current} {role.role} worker{'' if role.current == 1 else 's'}"
 
 
 _CARRIED = {Outcome.APPLIED: Carried.APPLIED, Outcome.UNCHANGED: Carried.NOTHING, Outcome.WAITING: Carried.WAITING}
@@ -173,7 +175,10 @@ def open_target(config: TargetConfig, *, state_file: StateFile | None, acts: boo
         )
     assert config.virtual_target is not None
     check_available(config.load_predictor)
-    engine = _engine(str(config.profile_results_dir), config.interpolation, config.prefill_engine_num_gpu, config.decode_engine_num_gpu)
+    try:
+        engine = _engine(str(config.profile_results_dir), config.interpolation, config.prefill_engine_num_gpu, config.decode_engine_num_gpu)
+    except ProfileError as error:
+        raise UsageError(f"target {config.name}: the profile {error}", hint="name it with --profile-results-dir") from None
     settings = config.plan_settings(engine.prefill.gpus, engine.decode.gpus)
     voice = Voice(config.name, alone)
     source = _open_source(config)

@@ -256,6 +256,10 @@ def base_url(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1") + "/v1"
 
 
+def _refused(error: BaseException) -> bool:
+    return isinstance(getattr(error, "os_error", error), ConnectionRefusedError)
+
+
 async def served_models(url: str, *, timeout_s: float = 10.0) -> list[str]:
     """Names that the server at `url` lists under /v1/models; may be empty. Raises UnreachableError when it does not answer or is not ready."""
     address = base_url(url) + "/models"
@@ -266,9 +270,8 @@ async def served_models(url: str, *, timeout_s: float = 10.0) -> list[str]:
         ):
             body = await response.read()
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
-        raise UnreachableError(
-            f"no answer from {masked(address)} ({str(error) or 'timeout'})", hint="check --url and that the server is up"
-        ) from error
+        why = "timeout" if isinstance(error, TimeoutError) else "connection refused" if _refused(error) else type(error).__name__
+        raise UnreachableError(f"no answer from {masked(address)} ({why})", hint="check --url and that the server is up") from error
     if response.status >= 500:
         raise UnreachableError(f"{masked(address)} answers HTTP {response.status}: {_one_line(body)}", hint="wait until the server is ready")
     try:
