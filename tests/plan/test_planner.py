@@ -312,3 +312,10 @@ def test_a_clock_set_back_starts_the_grace_period_anew(h200_fitted, window):
     for _ in range(80):
         run.chat(1)
     assert run.fleet == (1, 1)
+
+
+def test_what_the_profile_has_not_measured_is_said(h200_fitted, window):
+    verdicts = Run(h200_fitted, RISK, window).chat(1, isl=20_000, osl=300, ttft_ms=450).verdicts
+    assert "100% of prompts are longer than the 16372 tokens that the profile measured: their TTFT is extrapolated" in verdicts
+    assert "the mean context of 20150 tokens is above the 13585 that the profile measured: its ITL is extrapolated" in verdicts
+    assert Run(h200_fitted, RISK, window).chat(1).verdicts == ()

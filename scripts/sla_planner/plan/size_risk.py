@@ -168,9 +168,13 @@ def _role_need(need: RiskNeed, load: RoleLoad, curve: Curve, settings: PlanSetti
 
 
 def _extrapolations(engine: Engine, mix: LengthMix) -> tuple[str, ...]:
-    """Prompts longer than any that the profile measured: what is said of them is the law's, not a measurement."""
+    """Lengths beyond those that the profile measured: what is said of them is the laws', not a measurement."""
+    said = []
     longest = engine.prefill.isl_range[1]
     longer = sum(share for tokens, share in zip(*mix.isl, strict=True) if tokens > longest)
-    if longer <= 0.01:
-        return ()
-    return (f"{longer:.0%} of prompts are longer than the {longest:.0f} tokens that the profile measured: their TTFT is extrapolated",)
+    if longer > 0.01:
+        said.append(f"{longer:.0%} of prompts are longer than the {longest:.0f} tokens that the profile measured: their TTFT is extrapolated")
+    context, widest = mix.isl_tokens + mix.osl_tokens / 2, engine.decode.context_range[1]
+    if context > widest:
+        said.append(f"the mean context of {context:.0f} tokens is above the {widest:.0f} that the profile measured: its ITL is extrapolated")
+    return tuple(said)
