@@ -253,6 +253,8 @@ def _told(setting: dict[str, Any], summary: Summary) -> str:
     if not summary.sent:
         return f"{head}\nNo request was sent."
     kept = "kept" if summary.share(summary.inside) >= promise.attainment else "missed"
+    if summary.unfinished:
+        kept = f"not judged, {summary.unfinished:,} requests were cut off by the stop and count as outside"
     share = share_inside(summary.inside, summary.sent)
     verdict = (
         f"{share} of {summary.sent:,} requests inside TTFT {promise.ttft_ms:g} ms and ITL {promise.itl_ms:g} ms; "
