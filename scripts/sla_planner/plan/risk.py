@@ -12,12 +12,12 @@ A worker costs its GPUs every second; an avoided miss is worth `price` GPU-secon
     need   = launch                        when that is more than what runs or is on its way
              max(launch, min(running, keep))     otherwise
 
-so that a worker is harder to get than to hold. Three corrections follow, each of which can only raise the need:
+so that a worker is harder to get than to hold. Four corrections follow, each of which can only raise the need:
 
-    drain    a queue of B worker-seconds makes every arriving request miss until it is gone. Holding N extra workers for S + 60 s costs g N (S + 60)
-             and shortens that to B / N:  N = load / 0.9 + sqrt(price q B / (g (S + 60))), at most 3 load + 1
-    batch    decode: the requests that are running already need running * batch share workers
     present  however cheap a miss is, the load that is there now must be carried: at most 5 % of it missed, or what the promise allows if that is more
+    drain    a queue of B worker-seconds makes every arriving request miss until it is gone. Holding N extra workers for S + 60 s costs g N (S + 60)
+             and shortens that to B / N:  N = load / r + sqrt(price q B / (g (S + 60))), r = the utilisation that loses 20 %; at most 3 load + 1
+    batch    decode: the requests that are running already need running * batch share workers
     dip      do not release below the 30 % quantile of the needs of the last 13 horizons: a lull is not a trend
 
 Price. A request of this model costs w GPU-seconds (both roles); an avoided miss is worth `PRICE[role]` times that, in proportion to how strict the
