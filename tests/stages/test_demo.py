@@ -31,6 +31,8 @@ def children_of(session: int) -> set[int]:
 
 
 def test_ctrl_c_leaves_nothing_running(tmp_path):
+    for name in ("holiday.png", "demo.png", "report.html"):
+        (tmp_path / name).write_text("from before")
     demo = subprocess.Popen([*DEMO, tmp_path], stderr=subprocess.PIPE, text=True, env={**os.environ, "TERM": "dumb"})
     assert demo.stderr is not None
     first = demo.stderr.readline()  # traffic flows: engine and planner are up
@@ -43,6 +45,8 @@ def test_ctrl_c_leaves_nothing_running(tmp_path):
     assert rest.endswith("error: interrupted; nothing is left running; no report was written\n")
     assert not [pid for pid in helpers if Path(f"/proc/{pid}").exists()]
     assert not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "demo.png").exists()
+    assert (tmp_path / "holiday.png").read_text() == "from before"  # not ours
 
 
 def test_an_output_folder_that_cannot_be_made_is_told(tmp_path):

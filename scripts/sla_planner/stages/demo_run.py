@@ -36,7 +36,7 @@ from sla_planner.plan.observation import WorkerCounts
 from sla_planner.plan.peak import peak_fleet
 from sla_planner.plan.record import Tick
 from sla_planner.report.page import html
-from sla_planner.report.plots import pictures
+from sla_planner.report.plots import PICTURES, pictures
 from sla_planner.report.run import Requests, RoleUse, Row, RunReport, WorkerSamples, changes
 from sla_planner.report.terminal import LatencyNow, LiveState, LiveView, table
 from sla_planner.report.wording import headline, summary
@@ -56,6 +56,7 @@ INTERVAL_S = 0.5
 PROMISE = Sla(ttft_ms=1500.0, itl_ms=30.0, attainment=0.99)
 FIRST_FLEET = (2, 2)  # what the night needs
 MODEL = "llama-3.1-8b"
+REPORT = "report.html"
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 10.0
 SAMPLE_EVERY_S = 0.25
@@ -73,8 +74,8 @@ def run(output_dir: Path, seed: int) -> None:
         work_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make {work_dir}: {error.strerror}", hint="choose another --output-dir") from None
-    for old in (*output_dir.glob("*.png"), output_dir / "report.html"):
-        old.unlink(missing_ok=True)
+    for own in (*PICTURES, REPORT):  # what an earlier run left must not pass for this one's; nothing else in the folder is ours
+        (output_dir / own).unlink(missing_ok=True)
     profile = work_dir / "profile.json"
     write_profile_json(slowed(read_profile(sample_profile_dir()), SLOWDOWN), profile)
     _write_trace(night, work_dir / "before.csv")
@@ -84,7 +85,7 @@ def run(output_dir: Path, seed: int) -> None:
     _write(report, output_dir)
     click.echo(f"\n{headline(report)}\n")
     click.echo(table([(row.label, row.value, row.note) for row in summary(report)], ("what", "result", "compared")))
-    click.echo(f"\nReport: {output_dir / 'report.html'}")
+    click.echo(f"\nReport: {output_dir / REPORT}")
     _judge(report)
 
 
@@ -97,7 +98,7 @@ def _write(report: RunReport, output_dir: Path) -> None:
     drawn = pictures(report)
     for name, png in drawn.items():
         write_bytes(output_dir / name, png)
-    write_text(output_dir / "report.html", html(report, drawn))
+    write_text(output_dir / REPORT, html(report, drawn))
 
 
 def _judge(report: RunReport) -> None:
