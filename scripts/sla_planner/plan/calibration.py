@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sla_planner.model.engine import Engine
-from sla_planner.plan.observation import Observation, Quantity, TrafficWindow, WorkerCounts
+from sla_planner.plan.observation import Observation, Quantity, TrafficWindow, WorkerCounts, ready_workers
 from sla_planner.plan.work import RequestWork
 
 GAIN = 0.1
@@ -68,7 +68,7 @@ def _prefill_ratio(traffic: TrafficWindow, engine: Engine) -> tuple[float, str]:
 
 
 def _decode_ratio(observation: Observation, engine: Engine) -> tuple[float, str]:
-    traffic, ready = observation.traffic, _ready(observation.decode)
+    traffic, ready = observation.traffic, ready_workers(observation.decode)
     why = _missing(
         ITL=traffic.itl_ms,
         rate=traffic.request_rate_rps,
@@ -94,10 +94,6 @@ def _missing(**quantities: Quantity) -> str:
 
 def _known(*quantities: Quantity) -> bool:
     return all(quantity.known for quantity in quantities)
-
-
-def _ready(workers: WorkerCounts | None) -> int:
-    return 0 if workers is None else workers.ready
 
 
 def _context(traffic: TrafficWindow) -> float:

@@ -104,6 +104,11 @@ class WorkerCounts:
         return self.ready + self.starting
 
 
+def ready_workers(workers: WorkerCounts | None) -> int:
+    """Workers that serve; none of an unknown fleet can be counted on."""
+    return 0 if workers is None else workers.ready
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """One tick's input: traffic, and the fleet (None = the target could not be read: unknown)."""

@@ -27,6 +27,8 @@ from sla_planner.plan.sizing import RoleNeed, Sized
 from sla_planner.plan.stability import Below, Steadied, steady
 from sla_planner.plan.state import PlanState, RoleState
 
+_SIZES = {Sizing.MEAN: size_by_mean, Sizing.RISK: size_by_risk}
+
 
 def decide(settings: PlanSettings, engine: Engine, state: PlanState, observation: Observation) -> tuple[Decision, PlanState]:
     """One decision for both roles, and the state for the next. Never raises for anything that can be observed."""
@@ -39,8 +41,7 @@ def decide(settings: PlanSettings, engine: Engine, state: PlanState, observation
         lengths = observation.traffic.isl_tokens
         missing = "none has finished" if lengths.kind is Kind.IDLE else f"their lengths are unknown ({lengths.why})"
         return _hold(settings, state, observation, f"requests arrive, but {missing}")
-    size = size_by_mean if settings.sizing is Sizing.MEAN else size_by_risk
-    sized, state = size(settings, engine, state, observation)
+    sized, state = _SIZES[settings.sizing](settings, engine, state, observation)
     return _decided(settings, state, observation.traffic, sized, (observation.prefill, observation.decode))
 
 
@@ -50,9 +51,8 @@ def warm_up(settings: PlanSettings, engine: Engine, state: PlanState, history: I
         observation = Observation(traffic, WorkerCounts(1), WorkerCounts(1))
         if not _unknown(observation):
             state = learned(settings, engine, state, observation)
-            size = size_by_mean if settings.sizing is Sizing.MEAN else size_by_risk
             if state.mix is not None:
-                _, state = size(settings, engine, state, observation)
+                _, state = _SIZES[settings.sizing](settings, engine, state, observation)
     return replace(state, gpu_seconds=0.0, last_at_s=None, known_at_s=None)
 
 

@@ -89,14 +89,13 @@ class Horizon:
 @dataclass(frozen=True, slots=True)
 class RiskNeed:
     """`workers` before limits; `undipped` is the same without the dip floor, and is what later intervals remember. `miss_share` of the
-    horizon's requests at that size, `miss_share_below` with one worker fewer."""
+    horizon's requests at that size."""
 
     workers: int
     undipped: int
     reason: Reason
     explanation: str
     miss_share: float
-    miss_share_below: float
     high_load: float  # 99 % of the possible highest loads lie below
 
 
@@ -154,7 +153,7 @@ def risk_need(case: RoleCase, horizon: Horizon, allowed_misses: float) -> RiskNe
     within = _duration(horizon.startup_s + horizon.interval_s)
     misses = f"{workers} would miss {here:.2%} of requests, {workers - 1} {below:.2%}: " if workers > 0 else ""
     text = f"{misses}{load.level:.2f} workers' load, seen to reach {high:.2f} within {within}"
-    return RiskNeed(workers, undipped, reason, "; ".join([text, *notes]), here, below, high)
+    return RiskNeed(workers, undipped, reason, "; ".join([text, *notes]), here, high)
 
 
 def cheapest(rises: Rises, curve: Curve, worker_cost: float, price: float) -> int:

@@ -55,7 +55,7 @@ class PlanSettings:
 
     @property
     def effective_grace_s(self) -> float:
-        return self.startup_s + self.interval_s if self.grace_s is None else self.grace_s
+        return self.horizon_s if self.grace_s is None else self.grace_s
 
     @property
     def horizon_s(self) -> float:

@@ -20,7 +20,7 @@ from sla_planner.model.engine import Engine
 from sla_planner.plan.decision import Prediction, Reason, Role
 from sla_planner.plan.forecast import forecast, observe
 from sla_planner.plan.misses import Curve, decode_miss_curve, miss_share, prefill_miss_curve, within_reach
-from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
+from sla_planner.plan.observation import Observation, TrafficWindow, ready_workers
 from sla_planner.plan.risk import BACKLOG_S, Horizon, RiskNeed, RoleCase, RoleLoad, budget_used, price_gpu_s, risk_need
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.sizing import RoleNeed, Sized
@@ -104,7 +104,7 @@ def _prices(settings: PlanSettings, state: PlanState, work: RequestWork) -> dict
 
 def _seen(observation: Observation, work: RequestWork, osl_tokens: float, state: PlanState) -> _Seen:
     traffic = observation.traffic
-    prefill_ready, decode_ready = _ready(observation.prefill), _ready(observation.decode)
+    prefill_ready, decode_ready = ready_workers(observation.prefill), ready_workers(observation.decode)
     rate_rps = traffic.request_rate_rps.value
     absorbed = min(traffic.window_s / (ABSORBED * work.ttft_target_ms / 1000), 1.0)
     prefill_load = _smoothed(state.prefill_arrivals, rate_rps * work.prefill_s, absorbed)
@@ -132,10 +132,6 @@ def _running(traffic: TrafficWindow) -> float | None:
     if traffic.in_flight_requests.known and traffic.queued_prefill_requests.known:
         return max(traffic.in_flight_requests.value - traffic.queued_prefill_requests.value, 0.0)
     return None
-
-
-def _ready(workers: WorkerCounts | None) -> int:
-    return 0 if workers is None else workers.ready
 
 
 def _backlog_s(traffic: TrafficWindow, work: RequestWork) -> float:

@@ -16,7 +16,7 @@ from sla_planner.plan.forecast import LARGEST, SeriesState
 from sla_planner.plan.jumps import JumpMemory
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.stability import Below
-from sla_planner.plan.work import LengthMix
+from sla_planner.plan.work import LengthMix, Lengths
 
 FORMAT = 1
 LONGEST_TOKENS = 1e7  # of a prompt or an answer
@@ -148,7 +148,7 @@ def _role_from_json(document: Mapping[str, Any]) -> RoleState:
     )
 
 
-def _distribution(document: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _distribution(document: Any) -> Lengths:
     tokens, shares = (tuple(_number(value) for value in part) for part in document)
     if not tokens or len(tokens) != len(shares) or abs(sum(shares) - 1) > 1e-6 or not 0 < min(tokens) <= max(tokens) <= LONGEST_TOKENS:
         raise ValueError(f"a length distribution needs tokens > 0 and <= {LONGEST_TOKENS:g} and as many shares that sum to 1")

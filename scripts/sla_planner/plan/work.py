@@ -35,15 +35,15 @@ from sla_planner.plan.observation import LengthHistogram, TrafficWindow
 
 INFEASIBLE_MARGIN = 1.5  # an impossible latency target is replaced by this times the latency of an empty worker
 MIX_REQUESTS = 30.0  # completions that weigh as much as everything known before
-Lengths = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # tokens, share of requests
+Lengths = tuple[tuple[float, ...], tuple[float, ...]]  # tokens, share of requests
 
 
 @dataclass(frozen=True, slots=True)
 class LengthMix:
     """Mean lengths of recent requests, and their distributions (`tokens`, `share`). Carried across idle intervals."""
 
-    isl: tuple[tuple[float, ...], tuple[float, ...]]
-    osl: tuple[tuple[float, ...], tuple[float, ...]]
+    isl: Lengths
+    osl: Lengths
 
     @property
     def isl_tokens(self) -> float:
@@ -196,7 +196,7 @@ def _best_tokens_per_s(engine: Engine) -> float:
     return max(float(size) * 1000 / law.prefill_ms(int(size)) for size in sizes)
 
 
-def _distribution(histogram: LengthHistogram | None, mean_tokens: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _distribution(histogram: LengthHistogram | None, mean_tokens: float) -> Lengths:
     """A representative length per bucket, scaled so that the mean is the measured one; the mean alone without a histogram."""
     if histogram is None or sum(histogram.requests) <= 0:
         return (max(mean_tokens, 1.0),), (1.0,)
@@ -213,9 +213,7 @@ def _distribution(histogram: LengthHistogram | None, mean_tokens: float) -> tupl
     return tuple(max(length * scale, 1.0) for length in lengths), tuple(count / total for count in counts)
 
 
-def _blend(
-    old: tuple[tuple[float, ...], tuple[float, ...]], new: tuple[tuple[float, ...], tuple[float, ...]], gain: float
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _blend(old: Lengths, new: Lengths, gain: float) -> Lengths:
     """Mixture of two distributions. Lengths within 10 % of each other are merged, so that the mixture stays as small as a histogram."""
     parts = sorted([(tokens, share * (1 - gain)) for tokens, share in zip(*old, strict=True)] + [(t, s * gain) for t, s in zip(*new, strict=True)])
     tokens: list[float] = []

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from sla_planner import __version__
 from sla_planner.cluster.target import Fleet, Outcome, ScaleTarget
 from sla_planner.cluster.virtual import open_virtual_target
 from sla_planner.cluster.virtual_protocol import DEFAULT_NAMESPACE
-from sla_planner.engines.metric_names import FAMILIES
+from sla_planner.engines.metric_names import metric_family
 from sla_planner.errors import PlannerError, ProfileError, UsageError
 from sla_planner.metrics.scrape import ScrapeSource
-from sla_planner.model.engine import Engine, engine_of
+from sla_planner.model.engine import Engine, Interpolation, engine_of
 from sla_planner.plan.decision import Decision, Reason, RoleDecision
 from sla_planner.plan.forecast import check_available
 from sla_planner.plan.history import observed_windows
@@ -211,13 +211,13 @@ def _restored(
 
 
 @lru_cache(maxsize=64)
-def _engine(directory: str, interpolation: Literal["fitted", "as_measured"], prefill_gpus: int | None, decode_gpus: int | None) -> Engine:
+def _engine(directory: str, interpolation: Interpolation, prefill_gpus: int | None, decode_gpus: int | None) -> Engine:
     """Targets that share a profile share the engine."""
     return engine_of(read_profile(Path(directory)), interpolation=interpolation, prefill_gpus=prefill_gpus, decode_gpus=decode_gpus)
 
 
 def _open_source(config: TargetConfig) -> TrafficSource:
-    family = FAMILIES[config.metrics]
+    family = metric_family(config.metrics)
     if config.scrape_url:
         return ScrapeSource(config.scrape_url, family, model=config.model_name, namespace=config.namespace)
     from sla_planner.metrics.prometheus import PrometheusAccess, PrometheusSource

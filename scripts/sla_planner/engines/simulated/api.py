@@ -13,6 +13,7 @@ Refusals: 400 a value that cannot be served or no JSON, 404 an unknown model, 42
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -69,7 +70,7 @@ class _StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _Body(_Lengths):
+class _Body(_Lengths, ABC):
     model: str | None = None
     max_completion_tokens: PositiveInt | None = None
     n: int = 1
@@ -87,8 +88,8 @@ class _Body(_Lengths):
             ignore_eos=inner.ignore_eos if self.ignore_eos is None else self.ignore_eos,
         )
 
-    def isl_tokens(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def isl_tokens(self) -> int: ...
 
 
 class _TextPart(BaseModel):
