@@ -1,7 +1,7 @@
 """The error tree. Exit codes are API: Jobs' podFailurePolicy and scripts rely on them.
 
     0   done
-    2   usage or configuration: a person must change something      UsageError, ProfileError
+    2   usage or configuration: a person must change something      UsageError, ProfileError, TraceError, EngineError
     3   the SLA cannot be met; the nearest achievable is printed    InfeasibleError
     4   a dependency is unreachable: a retry may help               UnreachableError
     75  interrupted, progress saved                                 InterruptedRun
@@ -72,3 +72,14 @@ class InterruptedRun(PlannerError):
     """Stopped by a signal; what was done is saved and the next run goes on from there."""
 
     exit_code = 75
+
+
+class EngineError(PlannerError):
+    """An engine did not start, died, or is not what was asked for. The message carries the engine's own words.
+
+    `retry`: starting it again may help (a port that was taken, a node that went away); out of memory and wrong arguments are not of that kind.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", retry: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = UnreachableError.exit_code if retry else UsageError.exit_code

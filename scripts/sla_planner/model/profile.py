@@ -40,7 +40,9 @@ class ParallelMapping:
 
     @property
     def label(self) -> str:
-        """`TP4`, with the other dimensions only where they are not 1: `TP4-PP2`."""
+        """`TP4`; with experts over all GPUs `TEP8` (attention sharded) or `DEP8` (attention copied); else what is not 1: `TP4-PP2`."""
+        if self.ep == self.gpus > 1 and self.pp == 1 and 1 in (self.tp, self.dp):
+            return f"{'TEP' if self.dp == 1 else 'DEP'}{self.ep}"
         extra = [f"{name}{size}" for name, size in (("PP", self.pp), ("DP", self.dp), ("EP", self.ep)) if size != 1]
         return "-".join([f"TP{self.tp}", *extra])
 
@@ -51,6 +53,19 @@ class PrefillPoint:
     ttft_ms: float
     throughput_per_gpu: float
     flags: tuple[Flag, ...] = ()
+    note: str = ""  # what the measurer said of it
+
+
+@dataclass(frozen=True, slots=True)
+class BatchedPrefillPoint:
+    """`concurrency` prompts kept in flight: what waiting for each other costs. `throughput_per_gpu` is measured here, not derived from TTFT."""
+
+    isl_tokens: float
+    concurrency: int
+    ttft_ms: float
+    throughput_per_gpu: float
+    flags: tuple[Flag, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +75,16 @@ class DecodePoint:
     itl_ms: float
     throughput_per_gpu: float
     flags: tuple[Flag, ...] = ()
+    note: str = ""  # what the measurer said of it
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillMeasurement:
-    """The prefill curve of one mapping; points sorted by ISL (`validation.checked` sorts)."""
+    """The prefill curve of one mapping; points sorted by ISL (`validation.checked` sorts). `batched` is shown and judged, never fitted."""
 
     mapping: ParallelMapping
     points: tuple[PrefillPoint, ...]
+    batched: tuple[BatchedPrefillPoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,7 @@ class DecodeMeasurement:
 class Provenance:
     """Where a profile came from. Every field may be empty when the source does not say."""
 
-    source: str = ""  # "measured", "offline", or the format it was read from
+    source: str = ""  # "measured", "offline", "offline, calibrated with 6 measured points", or the format it was read from
     model: str = ""
     engine: str = ""
     gpu: str = ""

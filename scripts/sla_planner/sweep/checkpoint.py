@@ -1,0 +1,52 @@
+"""What survives: one record per point, and one per engine, under a key made of everything that determines the result.
+
+    key = SHA-256 of the canonical JSON of {method, engine identity, mapping, phase, shape}
+
+so a changed engine, image, argument or shape is another key and is measured anew, while everything else is found again. `METHOD` is the version of
+the way of measuring: raise it when points of before cannot be compared with points of now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Protocol
+
+from sla_planner.sweep.points import EngineFacts, Point, Shape
+from sla_planner.sweep.port import Deployment, EngineIdentity
+
+METHOD = 1
+
+
+class Checkpoint(Protocol):
+    """Implemented by `store` on files. What was saved is on disk when `save_*` returns."""
+
+    def facts(self, key: str) -> EngineFacts | None: ...
+
+    def point(self, key: str) -> Point | None: ...
+
+    def save_facts(self, key: str, facts: EngineFacts) -> None: ...
+
+    def save_point(self, key: str, point: Point) -> None: ...
+
+
+def facts_key(identity: EngineIdentity, deployment: Deployment) -> str:
+    """Of the engine itself."""
+    return _key(identity, deployment, None)
+
+
+def point_key(identity: EngineIdentity, deployment: Deployment, shape: Shape) -> str:
+    """Of one shape on one engine."""
+    return _key(identity, deployment, shape)
+
+
+def _key(identity: EngineIdentity, deployment: Deployment, shape: Shape | None) -> str:
+    content = {
+        "method": METHOD,
+        "engine": asdict(identity),
+        "mapping": asdict(deployment.mapping),
+        "phase": deployment.phase,
+        "shape": {type(shape).__name__: asdict(shape)} if shape else None,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]

@@ -1,0 +1,94 @@
+"""What is measured: shapes, and what came of them.
+
+A *shape* is what is asked of an engine; a *point* is a shape with everything that was seen while it was measured, kept request by request so that any
+percentile can be taken later. A point that the measurer does not trust carries `defects`, one sentence each; it is kept, shown, and left out of fits.
+
+    prefill   `concurrency` prompts of `isl_tokens` at once, one output token: TTFT of each
+    decode    `batch` requests of `isl_tokens` held in flight: the gap between tokens of each, over a window in which all of them run
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sla_planner.model.profile import ParallelMapping
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillShape:
+    isl_tokens: int
+    concurrency: int = 1
+
+    @property
+    def label(self) -> str:
+        return f"prefill ISL {self.isl_tokens}" + (f" x{self.concurrency}" if self.concurrency > 1 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeShape:
+    isl_tokens: int
+    batch: int
+
+    @property
+    def label(self) -> str:
+        return f"decode ISL {self.isl_tokens} batch {self.batch}"
+
+
+Shape = PrefillShape | DecodeShape
+
+
+class PromptForm(StrEnum):
+    """How a prompt of an exact length reaches the engine."""
+
+    IDS = "ids"  # token ids to /v1/completions
+    TEXT = "text"  # words to /v1/completions, their number corrected by the server's own count
+    CHAT = "chat"  # words to /v1/chat/completions, likewise
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What was learnt of an engine once, before its points: kept beside them, so that a resumed sweep plans the same points."""
+
+    model: str
+    max_kv_tokens: int
+    kv_source: str
+    max_sequences: int | None
+    prompt_form: PromptForm
+    start_s: float  # from launch to ready
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillSeen:
+    """`isl_tokens`: as the server counted them, mean. `ttft_ms`: one per whole answer. `wall_s`: from the first request to the last answer."""
+
+    isl_tokens: float
+    ttft_ms: tuple[float, ...]
+    wall_s: float
+    client_lag_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSeen:
+    """One window. `running`: streams that made progress; `context_tokens`: prompt and tokens so far, mean of the running streams at the middle of
+    the window; `itl_ms`: one mean gap per stream; `tokens`: of all streams within `window_s`."""
+
+    running: int
+    context_tokens: float
+    itl_ms: tuple[float, ...]
+    tokens: float
+    window_s: float
+    client_lag_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """`took_s`: what measuring it cost. Exactly one of `prefill`, `decode` is set, or none when it failed (`defects` says how)."""
+
+    mapping: ParallelMapping
+    shape: Shape
+    prefill: PrefillSeen | None = None
+    decode: DecodeSeen | None = None
+    defects: tuple[str, ...] = ()
+    measured_at: str = ""  # ISO 8601
+    took_s: float = 0.0
