@@ -10,9 +10,9 @@ percentile can be taken later. A point that the measurer does not trust carries 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from sla_planner.model.profile import ParallelMapping
+from sla_planner.traffic.prompts import PromptForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,6 @@ class DecodeShape:
 Shape = PrefillShape | DecodeShape
 
 
-class PromptForm(StrEnum):
-    """How a prompt of an exact length reaches the engine."""
-
-    IDS = "ids"  # token ids to /v1/completions
-    TEXT = "text"  # words to /v1/completions, their number corrected by the server's own count
-    CHAT = "chat"  # words to /v1/chat/completions, likewise
-
-
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What was learnt of an engine once, before its points: kept beside them, so that a resumed sweep plans the same points."""
@@ -55,6 +47,7 @@ class EngineFacts:
     kv_source: str
     max_sequences: int | None
     prompt_form: PromptForm
+    tokens_per_event: float  # of a stream: servers merge tokens into one event
     start_s: float  # from launch to ready
 
 
