@@ -5,15 +5,13 @@ Everything from outside (names, explanations, facts) is escaped by the template 
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sla_planner.plan.decision import Role
 from sla_planner.plan.observation import Kind, Quantity, WorkerCounts
 from sla_planner.plan.record import Tick
+from sla_planner.report.markup import inline_png, render, unbroken
 from sla_planner.report.run import RunReport, changes, of_role
 from sla_planner.report.wording import clock, milliseconds, outcome, price, promised_share, result, summary
 
@@ -28,16 +26,16 @@ CAPTIONS = {
 
 def html(report: RunReport, pictures: Mapping[str, bytes]) -> str:
     """The page. `pictures` are PNGs by the names in CAPTIONS (`plots.pictures`); those not given are left out."""
-    environment = Environment(loader=PackageLoader("sla_planner", "report/templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("run.html.j2").render(
+    return render(
+        "run.html.j2",
         title=report.title,
-        result=_unbroken(result(report)),
-        price=_unbroken(price(report)),
+        result=unbroken(result(report)),
+        price=unbroken(price(report)),
         kept=report.kept,
         promised=promised_share(report.promise.attainment),
         verdicts=list(dict.fromkeys(verdict for tick in report.ticks for verdict in tick.decision.verdicts)),
         rows=summary(report),
-        figures=[{"source": _inline(pictures[name]), "caption": caption} for name, caption in CAPTIONS.items() if name in pictures],
+        figures=[{"source": inline_png(pictures[name]), "caption": caption} for name, caption in CAPTIONS.items() if name in pictures],
         changes=[
             {
                 "at": clock(change.at_s),
@@ -52,15 +50,6 @@ def html(report: RunReport, pictures: Mapping[str, bytes]) -> str:
         ticks=[_tick_row(tick, report.start_s) for tick in report.ticks],
         facts=report.facts,
     )
-
-
-def _unbroken(text: str) -> str:
-    """A number and its unit stay on one line."""
-    return text.replace(" ms", "\u00a0ms").replace(" %", "\u00a0%")
-
-
-def _inline(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _tick_row(tick: Tick, start_s: float) -> dict[str, Any]:

@@ -1,81 +1,33 @@
 """A run as pictures: load, workers, TTFT, ITL, and all of them under one time axis. The only place with matplotlib.
 
-Every picture is 1600 pixels wide, drawn for 800 CSS pixels, so it is crisp on a dense screen. Colours are Okabe and Ito's, which people
-with any colour vision tell apart; what they say is also said by marker shape, hatching or a label.
-
 Importing this module without matplotlib raises UsageError: import it where a picture is asked for.
 """
 
 from __future__ import annotations
 
-import io
 import textwrap
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from sla_planner.errors import UsageError
 from sla_planner.plan.decision import Role
 from sla_planner.report.run import Floats, RunReport, changes
 from sla_planner.report.series import asked_steps, fleet_steps, rate, rolling, time_unit, window_s
+from sla_planner.report.style import BESIDE, BLUE, DPI, GREEN, INK, MISS, MUTED, ROUND, SAVED, WIDTH_IN, needs_matplotlib, png, short_number, styled
 from sla_planner.report.wording import price, promised_share, result
 
 try:
-    import matplotlib
+    import matplotlib  # noqa: F401
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 except ImportError as missing:
-    raise UsageError("pictures need matplotlib, which is not installed", hint="pip install 'sla-planner[plots]'") from missing
+    raise needs_matplotlib() from missing
 
-DPI = 200
-WIDTH_IN = 8.0
 ROW_IN = 0.84  # one panel of the stacked picture
-INK, MUTED, FAINT, SAVED = "#24292f", "#6b7480", "#d5dae0", "#eef1f4"
 LOAD, TOKENS = "#8c96a3", "#aa5f8d"
-MISS = "#d55e00"
-COLOUR = {Role.PREFILL: "#0072b2", Role.DECODE: "#009e73"}
-ROUND = [1, 2, 2.5, 5, 10]  # tick steps
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 7.5,
-    "text.color": INK,
-    "text.parse_math": False,  # a `$` in a model's name is a dollar sign
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 7.0,
-    "axes.titlesize": 8.0,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 5.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#eceff2",
-    "grid.linewidth": 0.7,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 7.0,
-    "ytick.labelsize": 7.0,
-    "legend.frameon": False,
-    "legend.fontsize": 6.8,
-    "legend.labelcolor": INK,
-    "legend.borderpad": 0.0,
-    "legend.borderaxespad": 0.0,
-    "legend.columnspacing": 1.3,
-    "legend.handlelength": 1.5,
-    "legend.handletextpad": 0.5,
-    "lines.solid_capstyle": "butt",
-    "hatch.linewidth": 0.6,
-}
+COLOUR = {Role.PREFILL: BLUE, Role.DECODE: GREEN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +39,6 @@ class Latency:
     value_ms: Floats
     promised_ms: float
     never: bool  # a missing value is a request that was never answered, not one without a gap to measure
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a model's name may hold signs that DejaVu has not
-        yield
 
 
 def load_figure(report: RunReport) -> Figure:
@@ -131,14 +76,6 @@ PICTURES: dict[str, Callable[[RunReport], Figure]] = {
 }
 
 
-def png(figure: Figure) -> bytes:
-    """The picture at 200 dots per inch: 1600 pixels wide."""
-    buffer = io.BytesIO()
-    with _style():
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
-
-
 def pictures(report: RunReport) -> dict[str, bytes]:
     """Every picture of the run as PNG, by file name."""
     return {name: png(draw(report)) for name, draw in PICTURES.items()}
@@ -149,7 +86,7 @@ def _figure(report: RunReport, panels: Sequence[Callable[[Axes, RunReport], None
     head_in, foot_in, gap_in = (0.76 if headline else 0.3), 0.42, 0.34
     height_in = head_in + foot_in + len(panels) * row_in + (len(panels) - 1) * gap_in
     unit = time_unit(report.duration_s)
-    with _style():
+    with styled():
         figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, facecolor="white")
         grid = figure.add_gridspec(
             len(panels),
@@ -192,7 +129,7 @@ def _load_panel(ax: Axes, report: RunReport) -> None:
     for side in (ax, right):
         side.set_ylim(bottom=0, top=max(1.0, side.dataLim.ymax * 1.08))
         side.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND, integer=True, min_n_ticks=2))
-        side.yaxis.set_major_formatter(FuncFormatter(_short))
+        side.yaxis.set_major_formatter(FuncFormatter(short_number))
     right.grid(visible=False)
     right.tick_params(length=0, labelcolor=TOKENS)
     right.set_ylabel("input tokens/s", color=TOKENS)
@@ -223,7 +160,7 @@ def _workers_panel(ax: Axes, report: RunReport, role: Role) -> None:
     peak = report.use(role).peak_workers
     ax.fill_between(fleet.t_s / unit, there, np.maximum(there, peak), step="post", color=SAVED, linewidth=0, label="saved")
     ax.axhline(peak, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
-    ax.annotate(f"{peak} for\nthe peak", (1.0, peak), xycoords=ax.get_yaxis_transform(), **_BESIDE, color=MUTED)
+    ax.annotate(f"{peak} for\nthe peak", (1.0, peak), xycoords=ax.get_yaxis_transform(), **BESIDE, color=MUTED)
     top = max(1.0, peak, *asked, *there) * 1.3
     ax.set_ylim(0, top)
     ax.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND, integer=True, min_n_ticks=2))
@@ -231,9 +168,6 @@ def _workers_panel(ax: Axes, report: RunReport, role: Role) -> None:
     ax.set_title(f"{role.capitalize()} workers")
     _mark_changes(ax, report, role, top)
     _legend(ax)
-
-
-_BESIDE: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "fontsize": 6.8, "va": "center", "annotation_clip": False}
 
 
 def _mark_changes(ax: Axes, report: RunReport, role: Role, top: float) -> None:
@@ -280,7 +214,7 @@ def _latency_panel(ax: Axes, report: RunReport, latency: Latency) -> None:
             label=f"never answered ({len(lost):,})",
         )  # fmt: skip
     ax.axhline(latency.promised_ms, color=MISS, linewidth=1.0, linestyle=(0, (4, 3)))
-    ax.annotate(f"promised\n{latency.promised_ms:g} ms", (1.0, latency.promised_ms), xycoords=ax.get_yaxis_transform(), **_BESIDE, color=MISS)
+    ax.annotate(f"promised\n{latency.promised_ms:g} ms", (1.0, latency.promised_ms), xycoords=ax.get_yaxis_transform(), **BESIDE, color=MISS)
     _latency_scale(ax, value_ms, latency.promised_ms)
     ax.set_ylabel(f"{latency.name} (ms)")
     ax.set_title(f"{latency.name} of every request")
@@ -308,7 +242,7 @@ def _latency_scale(ax: Axes, value_ms: Floats, promised_ms: float) -> None:
     else:
         ax.set_ylim(0, worst * 1.12)
         ax.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND, min_n_ticks=2))
-    ax.yaxis.set_major_formatter(FuncFormatter(_short))
+    ax.yaxis.set_major_formatter(FuncFormatter(short_number))
 
 
 def _legend(ax: Axes, handles: Sequence[object] | None = None) -> None:
@@ -318,13 +252,6 @@ def _legend(ax: Axes, handles: Sequence[object] | None = None) -> None:
     for handle in legend.get_lines():  # a cloud's dots are too small and pale to be a key
         if handle.get_marker() == ".":
             handle.set(alpha=1.0, markersize=5)
-
-
-def _short(value: float, _position: object = None) -> str:
-    """1,500 as `1,500`, 15,000 as `15k`."""
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:g}M"
-    return f"{value / 1e3:g}k" if abs(value) >= 10_000 else f"{value:,.10g}"
 
 
 def _span(seconds: float) -> str:

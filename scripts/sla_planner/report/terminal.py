@@ -60,7 +60,7 @@ class LiveState:
 
 def table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     """Columns aligned with two spaces between; a column of numbers stands right. No trailing blanks, no line end after the last row."""
-    cells = [[_printable(cell) for cell in row] for row in (headers, *rows)]
+    cells = [[printable(cell) for cell in row] for row in (headers, *rows)]
     columns = list(zip(*cells, strict=True))
     widths = [max(map(len, column)) for column in columns]
     right = [len(column) > 1 and all(NUMBER.fullmatch(cell) or not cell for cell in column[1:]) for column in columns]
@@ -111,7 +111,7 @@ def plain_line(state: LiveState) -> str:
         last = state.ticks[-1]
         parts.append(outcome(last))
         parts += [_reasons(last)] if last.decision.act else []
-    return _printable("  ".join(parts)).encode("ascii", "replace").decode("ascii")
+    return printable("  ".join(parts)).encode("ascii", "replace").decode("ascii")
 
 
 class LiveView:
@@ -175,7 +175,7 @@ class _Paint:
         left = self.width
         painted = []
         for index, (text, style) in enumerate(spans):
-            clean = _printable(text)
+            clean = printable(text)
             shown = clean.ljust(LABEL) if index == 0 else clean
             if len(shown) > left:
                 shown = shown[: max(0, left - 1)] + "…" if left else ""
@@ -252,6 +252,6 @@ def _progress(state: LiveState, paint: _Paint) -> str:
     return paint.row(("time", ""), ("━" * filled, "bold"), ("─" * (room - filled), "dim"), (told, ""))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Control characters, which could move the cursor or recolour the terminal, are shown as `?`."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)
