@@ -6,8 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from sla_planner.model.gates import apply_gates, judged_decode, judged_prefill, little_ratio
-from sla_planner.model.profile import DecodeMeasurement, DecodePoint, Flag, ParallelMapping, PrefillMeasurement, PrefillPoint, Profile
+from sla_planner.model.gates import apply_gates, batched_little_ratio, judged_decode, judged_prefill, little_ratio
+from sla_planner.model.profile import (
+    BatchedPrefillPoint,
+    DecodeMeasurement,
+    DecodePoint,
+    Flag,
+    ParallelMapping,
+    PrefillMeasurement,
+    PrefillPoint,
+    Profile,
+)
 from sla_planner.store.profile_files import read_profile, sample_profile_dir
 
 # Measured, Qwen3-32B TP1 on H200 with vLLM (NVIDIA's profiler comparison): the short prompt is all overhead, nothing is wrong with it.
@@ -83,11 +92,26 @@ def test_little_ratio_bounds(share: float, bad: bool) -> None:
     assert flagged(judged_decode(measurement)) == ({1: (Flag.LITTLE,)} if bad else {})
 
 
+@pytest.mark.parametrize(("share", "bad"), [(0.89, True), (0.91, False), (1.0, False), (1.09, False), (1.11, True)])
+def test_batched_prefill_obeys_littles_law(share: float, bad: bool) -> None:
+    """4 prompts of 1000 tokens in flight on 2 GPUs, 80 ms each: 50,000 tokens/s, 25,000 per GPU."""
+    point = BatchedPrefillPoint(1000.0, 4, 80.0, 25000.0 * share)
+    alone = PrefillMeasurement(ParallelMapping(tp=2), prefill([1000, 2000], [20.0, 30.0]).points)
+    measurement = replace(alone, batched=(point, replace(point, throughput_per_gpu=25000.0)))
+    assert batched_little_ratio(measurement, point) == pytest.approx(share)
+    judged = judged_prefill(measurement)
+    assert [point.flags for point in judged.batched] == [(Flag.LITTLE,) if bad else (), ()]
+    assert judged.points == alone.points
+    assert judged_prefill(judged) == judged
+
+
 def test_reported_points_keep_their_flag_and_have_no_say() -> None:
     isl, ttft_ms = [1000, 2000, 3000, 4000, 5000, 6000], [30.0, 45.0, 900.0, 75.0, 90.0, 105.0]
     measurement = prefill(isl, ttft_ms)
     reported = replace(measurement, points=tuple(replace(p, flags=(Flag.REPORTED,)) if p.ttft_ms == 900 else p for p in measurement.points))
     assert flagged(judged_prefill(reported)) == {2: (Flag.REPORTED,)}
+    batched = BatchedPrefillPoint(1000.0, 4, 80.0, 10000.0, (Flag.REPORTED,), "one answer was cut off")
+    assert judged_prefill(replace(measurement, batched=(batched,))).batched == (replace(batched, flags=(Flag.LITTLE, Flag.REPORTED)),)
 
 
 def test_twice_is_once() -> None:

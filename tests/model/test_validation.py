@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sla_planner.errors import ProfileError
 from sla_planner.model.engine import engine_of
 from sla_planner.model.gates import apply_gates
-from sla_planner.model.profile import DecodePoint, Flag, ParallelMapping, PrefillPoint, Profile, Provenance
+from sla_planner.model.profile import BatchedPrefillPoint, DecodePoint, Flag, ParallelMapping, PrefillPoint, Profile, Provenance
 from sla_planner.model.validation import MOST_POINTS, checked, profile_from_arrays
 
 Columns = dict[str, Any]
@@ -147,6 +147,40 @@ def test_a_profile_that_contradicts_itself() -> None:
         checked(replace(profile, prefill=(replace(profile.prefill[0], points=()),)))
     with pytest.raises(ProfileError, match="decode TP1 itl_ms: nan at position 0"):
         checked(replace(profile, decode=(replace(profile.decode[0], points=(DecodePoint(0.1, 1000, math.nan, 1.0),)),)))
+
+
+BATCHED = BatchedPrefillPoint(1000, 4, 50.0, 80000.0)  # 4 prompts of 1000 tokens every 50 ms
+
+
+def with_batched(*points: BatchedPrefillPoint) -> Profile:
+    profile = read()
+    return replace(profile, prefill=(replace(profile.prefill[0], batched=points),))
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ((replace(BATCHED, ttft_ms=math.nan),), "prefill TP1 batched ttft_ms: nan at position 0 is no measurement"),
+        ((BATCHED, replace(BATCHED, concurrency=8, throughput_per_gpu=0.0)), "prefill TP1 batched throughput_per_gpu: 0 at position 1"),
+        ((replace(BATCHED, isl_tokens=-1000),), "prefill TP1 batched isl_tokens: -1000 at position 0"),
+        ((replace(BATCHED, concurrency=0),), "prefill TP1 batched concurrency: 0 at position 0 is no measurement"),
+        ((replace(BATCHED, concurrency=0.5),), "prefill TP1 batched concurrency: 0.5 prompts at once at position 0; at least one is in flight"),
+        ((replace(BATCHED, concurrency=10**400),), "prefill TP1 batched concurrency: 'an integer this long' is not a number"),
+        ((replace(BATCHED, ttft_ms=0.05),), "prefill TP1 batched ttft_ms: .* the TTFT looks like seconds; TTFT is in milliseconds"),
+        ((BATCHED, replace(BATCHED, ttft_ms=55.0)), "prefill TP1 batched isl_tokens: two .* at 1000 tokens, 4 at once: 50 and 55 ms; keep one"),
+    ],
+)
+def test_a_batched_point_that_is_wrong_is_named(points: tuple[BatchedPrefillPoint, ...], message: str) -> None:
+    with pytest.raises(ProfileError, match=message) as caught:
+        checked(with_batched(*points))
+    assert caught.value.hint
+
+
+def test_batched_points_in_order() -> None:
+    shuffled = [replace(BATCHED, isl_tokens=isl, concurrency=n, ttft_ms=isl * n / 80) for isl, n in ((2000, 2), (1000, 16), (1000, 4), (2000, 2))]
+    points = checked(with_batched(*shuffled)).prefill[0].batched
+    assert [(point.isl_tokens, point.concurrency) for point in points] == [(1000, 4), (1000, 16), (2000, 2)]
+    assert checked(with_batched()).prefill[0].batched == ()
 
 
 def test_flags_survive() -> None:

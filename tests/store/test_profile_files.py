@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 
 from sla_planner.errors import ProfileError, UsageError
 from sla_planner.model.engine import engine_of
-from sla_planner.model.profile import DecodeMeasurement, DecodePoint, Flag, ParallelMapping, PrefillMeasurement, PrefillPoint, Profile, Provenance
+from sla_planner.model.profile import (
+    BatchedPrefillPoint,
+    DecodeMeasurement,
+    DecodePoint,
+    Flag,
+    ParallelMapping,
+    PrefillMeasurement,
+    PrefillPoint,
+    Profile,
+    Provenance,
+)
 from sla_planner.store.profile_files import (
     DECODE_NPZ,
     DECODE_TWIN,
@@ -43,17 +53,21 @@ def sample(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def rich() -> Profile:
-    """Two mappings, provenance, a reported point."""
+    """Two mappings, provenance, reported points of every kind with a note, batched prefill."""
 
     def prefill(mapping: ParallelMapping, gpus: int) -> PrefillMeasurement:
         rows = [(500, 20 / gpus), (1000, 30 / gpus), (2000, 50 / gpus)]
         points = [PrefillPoint(isl, ttft, isl / ttft * 1000 / gpus) for isl, ttft in rows]
-        return PrefillMeasurement(mapping, (*points[:2], replace(points[2], flags=(Flag.REPORTED,))))
+        batched = (
+            BatchedPrefillPoint(1000, 2, 50 / gpus, 40000.0),
+            BatchedPrefillPoint(1000, 4, 100 / gpus, 40000.0, (Flag.REPORTED,), "one answer was cut off"),
+        )
+        return PrefillMeasurement(mapping, (*points[:2], replace(points[2], flags=(Flag.REPORTED,), note="the client was 7 ms late")), batched)
 
     def decode(mapping: ParallelMapping, gpus: int) -> DecodeMeasurement:
         rows = [(1, 1000, 5.0), (10, 1000, 7.0), (40, 1000, 13.0), (1, 4000, 5.5), (10, 4000, 10.0)]
-        points = (DecodePoint(n * context / 100000, context, itl, n / itl * 1000 / gpus) for n, context, itl in rows)
-        return DecodeMeasurement(mapping, tuple(points), 100000)
+        points = [DecodePoint(n * context / 100000, context, itl, n / itl * 1000 / gpus) for n, context, itl in rows]
+        return DecodeMeasurement(mapping, (*points[:4], replace(points[4], flags=(Flag.REPORTED,), note="3 “words” für 10")), 100000)
 
     provenance = Provenance("measured", "llama", "vllm 0.9", "H200", "image@sha256:1", "2025-06-01T12:00:00Z")
     return Profile((prefill(TP1, 1), prefill(TP4, 4)), (decode(TP1, 1), decode(TP4, 4)), TP4, TP1, provenance)
@@ -75,6 +89,19 @@ class TestRoundTrips:
         write_profile_json(rich, tmp_path / "new" / PROFILE_JSON)
         assert read_profile(tmp_path / "new" / PROFILE_JSON) == rich
         assert read_profile(tmp_path / "new") == rich
+
+    def test_a_file_from_before_notes_and_batched_points(self, tmp_path: Path, rich: Profile) -> None:
+        write_profile_json(rich, tmp_path / PROFILE_JSON)
+        document = json.loads((tmp_path / PROFILE_JSON).read_text())
+        for measurement in (*document["prefill"], *document["decode"]):
+            measurement.pop("batched", None)
+            for point in measurement["points"]:
+                del point["note"]
+        (tmp_path / PROFILE_JSON).write_text(json.dumps(document))
+        old = read_profile(tmp_path)
+        assert old.prefill[0].batched == ()
+        assert old.prefill[0].points == tuple(replace(point, note="") for point in rich.prefill[0].points)
+        assert old.decode == tuple(replace(m, points=tuple(replace(point, note="") for point in m.points)) for m in rich.decode)
 
     def test_npz_tree_is_byte_for_byte_what_dynamo_wrote(self, tmp_path: Path) -> None:
         write_npz_tree(read_profile(sample_profile_dir()), tmp_path)
@@ -254,6 +281,13 @@ class TestBadJson:
             ('"ttft_ms": 20.0', '"ttft_ms": "20"', "prefill.0.points.0.ttft_ms: Input should be a valid number, found '20'"),
             ('"ttft_ms": 20.0', '"ttft_ms": NaN', "prefill TP1 ttft_ms: nan at position 0"),
             ('"ttft_ms": 20.0', '"ttft_ms": -1', "prefill TP1 ttft_ms: -1 at position 0"),
+            ('"concurrency": 2', '"concurrency": 2.5', "prefill.0.batched.0.concurrency: Input should be a valid integer, found '2.5'"),
+            (
+                '"concurrency": 2',
+                '"concurrency": 4',
+                "prefill TP1 batched isl_tokens: two different .* 1000 tokens, 4 at once: 50 and 100",
+            ),
+            ('"note": "one answer', '"note": 1, "x": "', "prefill.0.batched.1.note: Input should be a valid string, found '1'"),
             ('"tp": 4', '"tp": 0', "prefill: TP0-EP2 is no parallel mapping"),
             ('"max_kv_tokens": 100000', '"max_kv_tokens": -5', "decode TP1 max_kv_tokens: -5 is no KV capacity"),
             ('"max_kv_tokens": 100000', '"max_kv_tokens": 1e400', "decode.0.max_kv_tokens: Input should be a valid integer, found 'inf'"),

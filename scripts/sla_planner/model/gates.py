@@ -2,6 +2,8 @@
 
 LITTLE         decode. In a closed loop  throughput * ITL / batch = 1  (Little's law). Below 0.95 some of the batch was waiting, above 1.05 the
                numbers are not of one run; either way `batch` is not the running batch, and the recorded KV usage is wrong with it.
+               Batched prefill, a closed loop without think time: tokens/s * TTFT = prompts in flight * ISL, within 10 %: its few prompts
+               per point leave more at the edges of the measurement.
 OUTLIER        the residual of the robust fit (laws.py) exceeds both 25 % and 5 sigma of all residuals (ITL: relative ones, TTFT: absolute
                ones). Judged among the points that pass the gate above, from five points on; not below 384 prompt tokens, where fixed costs
                that the law does not know decide the TTFT.
@@ -20,16 +22,17 @@ from itertools import groupby
 from typing import TypeVar
 
 from sla_planner.model.laws import fit_itl, fit_prefill, robust_sigma
-from sla_planner.model.profile import DecodeMeasurement, DecodePoint, Flag, PrefillMeasurement, PrefillPoint, Profile
+from sla_planner.model.profile import BatchedPrefillPoint, DecodeMeasurement, DecodePoint, Flag, PrefillMeasurement, PrefillPoint, Profile
 
 LITTLE_RANGE = (0.95, 1.05)
+BATCHED_LITTLE_RANGE = (0.9, 1.1)
 OUTLIER_SHARE = 0.25
 OUTLIER_SIGMAS = 5.0
 MONOTONE_TOLERANCE = 0.10
 SHORTEST_JUDGED_ISL = 384
 _FEWEST_TO_JUDGE = 5  # three coefficients leave two residuals
 
-Point = TypeVar("Point", PrefillPoint, DecodePoint)
+Point = TypeVar("Point", PrefillPoint, BatchedPrefillPoint, DecodePoint)
 
 
 def apply_gates(profile: Profile) -> Profile:
@@ -55,7 +58,13 @@ def judged_prefill(measurement: PrefillMeasurement) -> PrefillMeasurement:
         outliers = {i for i in judged if residual[i] > max(limit, OUTLIER_SHARE * law.ttft_ms(points[i].isl_tokens))}
     chain = [i for i in trusted if i not in outliers]
     falling = _falling([points[i].ttft_ms for i in chain], [residual[i] for i in chain])
-    return replace(measurement, points=_flagged(points, {Flag.OUTLIER: outliers, Flag.NOT_MONOTONE: {chain[i] for i in falling}}))
+    low, high = BATCHED_LITTLE_RANGE
+    queued = {i for i, point in enumerate(measurement.batched) if not low <= batched_little_ratio(measurement, point) <= high}
+    return replace(
+        measurement,
+        points=_flagged(points, {Flag.OUTLIER: outliers, Flag.NOT_MONOTONE: {chain[i] for i in falling}}),
+        batched=_flagged(measurement.batched, {Flag.LITTLE: queued}),
+    )
 
 
 def judged_decode(measurement: DecodeMeasurement) -> DecodeMeasurement:
@@ -83,6 +92,11 @@ def judged_decode(measurement: DecodeMeasurement) -> DecodeMeasurement:
 def little_ratio(measurement: DecodeMeasurement, point: DecodePoint) -> float:
     """Requests that made progress at `point`, over the batch it claims: 1 when nothing queued."""
     return point.throughput_per_gpu * measurement.mapping.gpus * point.itl_ms / 1000 / measurement.batch(point)
+
+
+def batched_little_ratio(measurement: PrefillMeasurement, point: BatchedPrefillPoint) -> float:
+    """Prompts that were being answered at `point`, over the concurrency it claims: 1 in a closed loop without think time."""
+    return point.throughput_per_gpu * measurement.mapping.gpus * point.ttft_ms / 1000 / (point.concurrency * point.isl_tokens)
 
 
 def _falling(values: Sequence[float], residuals: Sequence[float]) -> set[int]:

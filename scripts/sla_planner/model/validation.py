@@ -7,6 +7,7 @@ held against what ties their columns together (Dynamo's own formulas):
 
 so the share  throughput_per_gpu * latency_ms / (1000 * tokens in work)  is 1/gpus, or less where requests queued. A thousandth of that is a
 latency in seconds, a thousand times it a latency in microseconds. Arrays that do not name their mapping tell their GPU count the same way.
+Batched prefill points have `concurrency * isl` tokens in work; otherwise they are held against the same.
 
 KV capacity must hold the longest context and the longest prompt measured, and every decode point at least one request.
 """
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from sla_planner.errors import ProfileError
 from sla_planner.model.profile import (
+    BatchedPrefillPoint,
     DecodeMeasurement,
     DecodePoint,
     ParallelMapping,
@@ -36,6 +38,7 @@ PREFILL_KEYS = ("prefill_isl", "prefill_ttft", "prefill_thpt_per_gpu")
 DECODE_KEYS = ("x_kv_usage", "y_context_length", "z_itl", "z_thpt_per_gpu")
 MAX_KV_KEY = "max_kv_tokens"
 _POINT_KEYS = ("isl_tokens", "ttft_ms", "throughput_per_gpu"), ("kv_usage", "context_tokens", "itl_ms", "throughput_per_gpu")
+_BATCHED_KEYS = ("isl_tokens", "ttft_ms", "throughput_per_gpu", "concurrency")
 
 MOST_POINTS = 2000  # of one curve or surface; a sweep measures tens
 _SMALLEST, _LARGEST = 1e-6, 1e12  # outside, a value is corrupt whatever its unit
@@ -109,7 +112,27 @@ def _checked_prefill(measurement: PrefillMeasurement) -> PrefillMeasurement:
     for left, right in pairwise(points):
         if left.isl_tokens == right.isl_tokens:
             raise _contradiction(keys[0], f"{left.isl_tokens:g} tokens", left.ttft_ms, right.ttft_ms)
-    return replace(measurement, points=tuple(points))
+    return replace(measurement, points=tuple(points), batched=_checked_batched(measurement.batched, place + "batched "))
+
+
+def _checked_batched(batched: Sequence[BatchedPrefillPoint], place: str) -> tuple[BatchedPrefillPoint, ...]:
+    """By prompt length, then concurrency. There may be none."""
+    if not batched:
+        return ()
+    keys = [place + key for key in _BATCHED_KEYS]
+    columns = [_floats([getattr(point, key) for point in batched], place + key) for key in _BATCHED_KEYS]
+    _check_columns(columns, keys)
+    isl, ttft_ms, throughput, concurrency = columns
+    if concurrency.min() < 1:
+        raise ProfileError(
+            f"{concurrency.min():g} prompts at once at position {int(concurrency.argmin())}", key=keys[3], hint="at least one is in flight"
+        )
+    _check_unit(_prefill_share((isl * concurrency, ttft_ms, throughput)), keys[1], "TTFT")
+    points = sorted(dict.fromkeys(batched), key=lambda point: (point.isl_tokens, point.concurrency))
+    for left, right in pairwise(points):
+        if (left.isl_tokens, left.concurrency) == (right.isl_tokens, right.concurrency):
+            raise _contradiction(keys[0], f"{left.isl_tokens:g} tokens, {left.concurrency} at once", left.ttft_ms, right.ttft_ms)
+    return tuple(points)
 
 
 def _checked_decode(measurement: DecodeMeasurement) -> DecodeMeasurement:

@@ -1,12 +1,12 @@
 """Profiles on disk, in three layouts. A directory may hold several; the first complete one of this order is read.
 
-    profile.json                                                     ours: all mappings, provenance, per-point flags; `"format": 1`
+    profile.json                                                     ours: all mappings, provenance, flags and notes of points; `"format": 1`
     selected_{prefill,decode}_interpolation/raw_data.npz             Dynamo's results tree: the selected mapping of each role, unnamed
     prefill_raw_data.json, decode_raw_data.json                      the same as JSON, the way a ConfigMap mounts it
 
 Keys, dtypes and units of the last two are Dynamo's (`model/validation.py` lists them), so either planner reads either file. They name no mapping:
 the reader gives tensor parallelism over as many GPUs as the numbers imply. They carry no flags either: the quality gates run on every read, so
-only REPORTED flags need profile.json.
+only REPORTED flags, notes and batched prefill points need profile.json. A key that a profile.json does not have yet is read as its default.
 
 Files come from other people: size is limited before anything is unpacked, nothing is unpickled, and whatever is wrong ends in a ProfileError that
 names the file. Writes are atomic.
