@@ -10,6 +10,7 @@ percentile can be taken later. A point that the measurer does not trust carries 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean, median
 
 from sla_planner.model.profile import ParallelMapping
 from sla_planner.traffic.prompts import PromptForm
@@ -60,6 +61,10 @@ class PrefillSeen:
     wall_s: float
     client_lag_ms: float = 0.0
 
+    @property
+    def typical_ms(self) -> float:
+        return median(self.ttft_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeSeen:
@@ -72,6 +77,14 @@ class DecodeSeen:
     tokens: float
     window_s: float
     client_lag_ms: float = 0.0
+
+    @property
+    def mean_ms(self) -> float:
+        return fmean(self.itl_ms)
+
+    def little_ratio(self, batch: int) -> float:
+        """Throughput * ITL / batch: 1 when all of `batch` ran all the time."""
+        return self.tokens / self.window_s * self.mean_ms / 1000 / batch
 
 
 @dataclass(frozen=True, slots=True)
