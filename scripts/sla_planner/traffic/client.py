@@ -12,7 +12,8 @@ The client shares a core with thousands of streams, so events are searched as by
 JSON string are escaped, so the patterns below cannot match inside generated text.
 
 Every prompt is random and of the asked length, so that no prefix cache answers in place of prefill: the TTFT of a cached prompt is not a TTFT.
-To `/v1/completions` it goes as token ids, which makes the ISL exact; to `/v1/chat/completions` as common words, about a token each plus template.
+To `/v1/completions` it goes as token ids, which makes the ISL exact, or as a string; to `/v1/chat/completions` as common words, about a token each
+plus template unless `prompts.calibrate` has found better.
 What goes wrong with a request is data (`RequestRecord.error`), never an exception.
 """
 
@@ -21,10 +22,11 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -32,14 +34,7 @@ import numpy as np
 
 from sla_planner.config_words import masked
 from sla_planner.errors import UnreachableError, UsageError
-
-# Entries of equal width: a prompt is one table look-up. Token ids from 1000 on are plain text in common tokenizers; small ones end below 4000.
-_TOKEN_IDS = np.array([f"{token}," for token in range(1000, 4000)], dtype="S5")
-_WORDS = np.frombuffer(
-    b"time year work life hand part case week home team room book word city area head side kind tree road "
-    b"fish door wind boat farm lake song bird rain snow bank desk gold iron king leaf milk moon park rock ",
-    dtype="S5",
-)
+from sla_planner.traffic.prompts import A_TOKEN_PER_WORD, PromptForm, TextLength, random_ids, random_words
 
 _TEXT = re.compile(rb'"(?:text|content|reasoning_content|reasoning)"\s*:\s*"[^"]')
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
@@ -50,6 +45,8 @@ _BODY_CHARACTERS = 200
 # Servers close idle connections (uvicorn after 5 s); a request sent on one that is just being closed would fail through no fault of the engine.
 _KEEP_ALIVE_S = 2.0
 
+FORCED_LENGTH = ("min_tokens", "ignore_eos")
+
 
 class Endpoint(StrEnum):
     COMPLETIONS = "completions"
@@ -58,12 +55,24 @@ class Endpoint(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where requests go. `url` is the base, with or without `/v1`; `timeout_s` bounds one whole request."""
+    """Where requests go, and how they are written. `url` is the base, with or without `/v1`; `timeout_s` bounds one whole request.
+
+    `prompt`: the form of prompts; None: token ids on completions, words on chat. When given, the endpoint follows from it. `length`: how many words
+    a prompt of words has. `forced_length`: which of the fields `FORCED_LENGTH` go along, so that an answer has the asked length; strict servers
+    refuse those that they do not know.
+    """
 
     url: str
     model: str
     endpoint: Endpoint = Endpoint.COMPLETIONS
     timeout_s: float = 120.0
+    prompt: PromptForm | None = None
+    length: TextLength = A_TOKEN_PER_WORD
+    forced_length: tuple[str, ...] = FORCED_LENGTH
+
+    @property
+    def form(self) -> PromptForm:
+        return self.prompt or (PromptForm.CHAT if self.endpoint is Endpoint.CHAT else PromptForm.IDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +99,20 @@ class RequestRecord:
         return self.error.partition(":")[0]
 
 
-class StreamingClient:
-    """Sends requests to one server. Use as an async context manager; any number of `send`s may run at once."""
+class Sink(Protocol):
+    """Takes the bytes of one answer as they come. Called between two waits of the event loop: must be quick."""
 
-    def __init__(self, server: Server, *, seed: int) -> None:
+    def feed(self, block: bytes, now_s: float) -> None: ...
+
+
+class StreamingClient:
+    """Sends requests to one server. Use as an async context manager; any number of them may run at once. `seed` None: other prompts every time, for
+    servers that may still have those of before in a cache. `clock` gives seconds."""
+
+    def __init__(self, server: Server, *, seed: int | None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self._server = server
-        self._url = base_url(server.url) + ("/chat/completions" if server.endpoint is Endpoint.CHAT else "/completions")
+        self._url = base_url(server.url) + ("/chat/completions" if server.form is PromptForm.CHAT else "/completions")
         self._rng = np.random.default_rng(seed)
         self._session: aiohttp.ClientSession | None = None
 
@@ -103,7 +120,6 @@ class StreamingClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),  # every request is another user; a sticky session would send all to one replica
-            timeout=aiohttp.ClientTimeout(total=self._server.timeout_s),
             # A compressing proxy in between would hold tokens back.
             headers={"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"},
         )
@@ -114,48 +130,54 @@ class StreamingClient:
             await self._session.close()
 
     async def send(self, isl_tokens: int, osl_tokens: int, *, scheduled_s: float = 0.0, origin_s: float = 0.0) -> RequestRecord:
-        """Send one request and wait for its last token. `origin_s`: `time.perf_counter()` when the run began; `scheduled_s`: since then."""
-        if self._session is None:
-            raise RuntimeError("use the client inside `async with`")
+        """Send one request and wait for its last token. `origin_s`: the client's `clock()` when the run began; `scheduled_s`: since then."""
         body = self._body(isl_tokens, osl_tokens)
         stream = TokenStream()
-        sent_s = time.perf_counter()
-        error = await self._exchange(self._session, body, stream)
+        sent_s = self.clock()
+        error = await self._exchange(body, stream, self._server.timeout_s)
         return stream.record(RequestRecord(scheduled_s, sent_s - origin_s, isl_tokens, osl_tokens, error=error), sent_s)
 
-    async def _exchange(self, session: aiohttp.ClientSession, body: bytes, stream: TokenStream) -> str:
-        """Feed the answer into `stream`; '' or what went wrong on the way."""
+    async def stream(self, isl_tokens: int, osl_tokens: int, sink: Sink, *, timeout_s: float | None = None) -> str:
+        """Send one request and feed its answer into `sink` until it ends, or for `timeout_s`. '' or what went wrong."""
+        return await self._exchange(self._body(isl_tokens, osl_tokens), sink, timeout_s)
+
+    async def _exchange(self, body: bytes, sink: Sink, timeout_s: float | None) -> str:
+        """Feed the answer into `sink`; '' or what went wrong on the way."""
+        if self._session is None:
+            raise RuntimeError("use the client inside `async with`")
         try:
-            async with session.post(self._url, data=body) as response:
+            async with self._session.post(self._url, data=body, timeout=aiohttp.ClientTimeout(total=timeout_s)) as response:
                 if response.status != 200:
-                    return f"HTTP {response.status}: {_one_line(await response.content.read(4 * _BODY_CHARACTERS))}"
+                    return f"HTTP {response.status}: {one_line(await response.content.read(4 * _BODY_CHARACTERS))}"
                 if response.content_type != "text/event-stream":
                     return f"not a stream: the answer is {response.content_type}"
                 async for block in response.content.iter_any():
-                    stream.feed(block, time.perf_counter())
+                    sink.feed(block, self.clock())
         except TimeoutError:
-            return f"timeout: no whole answer within {self._server.timeout_s:g} s"
+            return f"timeout: no whole answer within {timeout_s:g} s"
         except aiohttp.ClientConnectorError as error:
-            return f"no connection: {_one_line(str(error).encode())}"
+            return f"no connection: {one_line(str(error).encode())}"
         except (aiohttp.ClientError, OSError) as error:
-            return f"broken stream: {_one_line((str(error) or type(error).__name__).encode())}"
+            return f"broken stream: {one_line((str(error) or type(error).__name__).encode())}"
         return ""
 
     def _body(self, isl_tokens: int, osl_tokens: int) -> bytes:
-        table = _WORDS if self._server.endpoint is Endpoint.CHAT else _TOKEN_IDS
-        prompt = table[self._rng.integers(len(table), size=isl_tokens)].tobytes()[:-1]
+        server = self._server
         request: dict[str, Any] = {
-            "model": self._server.model,
+            "model": server.model,
             "stream": True,
             "stream_options": {"include_usage": True},
             "max_tokens": osl_tokens,
-            "min_tokens": osl_tokens,
-            "ignore_eos": True,
         }
+        forced = {"min_tokens": osl_tokens, "ignore_eos": True}
+        request |= {field: forced[field] for field in server.forced_length}
         head = json.dumps(request).encode().removesuffix(b"}")
-        if self._server.endpoint is Endpoint.CHAT:
-            return head + b', "messages": [{"role": "user", "content": "' + prompt + b'"}]}'
-        return head + b', "prompt": [' + prompt + b"]}"
+        if server.form is PromptForm.IDS:
+            return head + b', "prompt": [' + random_ids(isl_tokens, self._rng) + b"]}"
+        words = random_words(server.length.words(isl_tokens), self._rng)
+        if server.form is PromptForm.TEXT:
+            return head + b', "prompt": "' + words + b'"}'
+        return head + b', "messages": [{"role": "user", "content": "' + words + b'"}]}'
 
 
 class TokenStream:
@@ -176,7 +198,7 @@ class TokenStream:
         data = self._rest + block
         cut = data.rfind(b"\n") + 1
         lines, self._rest = data[:cut], data[cut:]
-        if _TEXT.search(lines):
+        if has_text(lines):
             self._last_s = now_s
             if self._first_s is None:
                 self._first_s = now_s
@@ -185,8 +207,7 @@ class TokenStream:
             self._finished = True
         for match in _USAGE.finditer(lines):
             self._usage = _event(lines, match)
-        for match in _FAULT.finditer(lines):
-            self._fault = _event(lines, match)
+        self._fault = reported_fault(lines) or self._fault
 
     def record(self, asked: RequestRecord, sent_s: float) -> RequestRecord:
         """The finished record of the request `asked`, which left at `sent_s`. An error already in `asked` stays the error."""
@@ -212,7 +233,7 @@ class TokenStream:
 
     def _error(self, completion_tokens: int | None) -> str:
         if self._fault:
-            return f"engine error: {_one_line(self._fault)}"
+            return f"engine error: {one_line(self._fault)}"
         if not self._finished:
             return "broken stream: it ended without a finish reason"
         if completion_tokens is None:
@@ -239,7 +260,19 @@ def _token_counts(event: bytes) -> tuple[int | None, int | None]:
     return prompt_tokens, completion_tokens
 
 
-def _one_line(text: bytes) -> str:
+def has_text(lines: bytes) -> bool:
+    """Whether one of these events carries generated text."""
+    return _TEXT.search(lines) is not None
+
+
+def reported_fault(lines: bytes) -> bytes:
+    """The event in which the engine says that it failed; empty when none does."""
+    match = _FAULT.search(lines)
+    return _event(lines, match) if match else b""
+
+
+def one_line(text: bytes) -> str:
+    """What a server said, fit for an error message."""
     return " ".join(text.decode(errors="replace").split())[:_BODY_CHARACTERS]
 
 
@@ -273,7 +306,7 @@ async def served_models(url: str, *, timeout_s: float = 10.0) -> list[str]:
         why = "timeout" if isinstance(error, TimeoutError) else "connection refused" if _refused(error) else type(error).__name__
         raise UnreachableError(f"no answer from {masked(address)} ({why})", hint="check --url and that the server is up") from error
     if response.status >= 500:
-        raise UnreachableError(f"{masked(address)} answers HTTP {response.status}: {_one_line(body)}", hint="wait until the server is ready")
+        raise UnreachableError(f"{masked(address)} answers HTTP {response.status}: {one_line(body)}", hint="wait until the server is ready")
     try:
         return [str(model["id"]) for model in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError):

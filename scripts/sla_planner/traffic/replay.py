@@ -4,8 +4,7 @@ Open loop (`replay`): request i leaves at origin + arrival_s[i], whatever became
 therefore builds a queue instead of slowing the load down. Closed loop (`closed_loop`): a fixed number of requests in flight, the next one leaves when
 one ends; the arrival times do not count. That is how an operating point of an engine is held still while it is measured.
 
-One process sends and times everything on one event loop, so a loop that runs late falsifies both. It is measured all the time: a tick every `TICK_S`
-by a fixed schedule, lag = when it ran - when it was due. A stall counts once for every tick that it swallowed: percentiles are over time.
+One process sends and times everything on one event loop, so a loop that runs late falsifies both. It is measured all the time (`loop_lag`).
 """
 
 from __future__ import annotations
@@ -15,12 +14,10 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from sla_planner.traffic.client import RequestRecord, StreamingClient
+from sla_planner.traffic.loop_lag import LoopLag
 from sla_planner.traffic.trace import Trace
 
-TICK_S = 0.01
 UNFINISHED = "unfinished"
 
 
@@ -78,7 +75,7 @@ class _Run:
         self._sent: dict[int, RequestRecord] = {}  # in flight or done, as it stands
         self._finished = 0
         self._failed = 0
-        self._lag_s: list[float] = []
+        self._lag = LoopLag()
         self._origin_s = time.perf_counter()
 
     async def at_their_time(self) -> None:
@@ -94,7 +91,7 @@ class _Run:
     async def until_done(self, *senders: Coroutine[None, None, None]) -> Run:
         sending = asyncio.gather(*senders)
         stopping = asyncio.ensure_future(self._watch.stop.wait())
-        watching = asyncio.gather(self._measure_lag(), self._report())
+        watching = asyncio.gather(self._lag.measure(), self._report())
         try:
             await asyncio.wait((sending, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopped = not sending.done()
@@ -109,7 +106,7 @@ class _Run:
             records=tuple(self._sent[index] for index in sorted(self._sent)),
             requests=len(self._trace),
             wall_s=self._now_s(),
-            client_lag_ms=float(np.percentile(self._lag_s or [0.0], 99, method="inverted_cdf")) * 1e3,
+            client_lag_ms=self._lag.p99_ms,
             stopped=stopped,
         )
 
@@ -121,15 +118,6 @@ class _Run:
         self._finished += 1
         self._failed += record.error != ""
         self._watch.on_record(record)
-
-    async def _measure_lag(self) -> None:
-        due_s = time.perf_counter() + TICK_S
-        while True:
-            await asyncio.sleep(max(due_s - time.perf_counter(), 0.0))
-            now_s = time.perf_counter()
-            while due_s <= now_s:
-                self._lag_s.append(now_s - due_s)
-                due_s += TICK_S
 
     async def _report(self) -> None:
         while True:
