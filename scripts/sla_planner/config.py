@@ -159,7 +159,7 @@ def _option(entry: Entry) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     note = "; ".join(filter(None, notes))
     help_text = f"{entry.setting.help} [{note}]" if note else entry.setting.help
     if entry.switch:
-        return click.option(f"{entry.flags[0]}/{entry.off_flag}", entry.name, default=None, help=help_text)
+        return click.option(f"{entry.flags[0]}/{entry.off_flag}", *entry.flags[1:], entry.name, default=None, help=help_text)
     metavar = entry.setting.metavar or metavar_of(entry.type)
     return click.option(*entry.flags, entry.name, type=str, multiple=entry.many, metavar=metavar, help=help_text)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from sla_planner.atomic import write_text
 from sla_planner.config import ENV_PREFIX, Config, Entry, entries, section_of
 from sla_planner.planner_config import PlannerConfig
+from sla_planner.sweep_config import SweepConfig
 
-STAGES: dict[str, type[Config]] = {"planner": PlannerConfig}
+STAGES: dict[str, type[Config]] = {"planner": PlannerConfig, "profile-sweep": SweepConfig}
 
 _HEAD = f"""# Flags of `sla-planner {{stage}}`
 

@@ -8,34 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, Strict, model_validator
 
 from sla_planner.config import Config, Rejected, Setting
+from sla_planner.config_types import HTTP, AtLeastOne, HttpUrl, LoosePath, Milliseconds, Name, NotNegative, Positive, Share
 from sla_planner.errors import UsageError
 from sla_planner.model.engine import Interpolation
 from sla_planner.model.sla import Sla
 from sla_planner.plan.settings import PlanSettings, Predictor, RoleLimits, Sizing
-
-SECONDS_BELOW_MS = 0.5  # nobody promises half a millisecond; somebody writes half a second
-
-
-def _milliseconds(value: float) -> float:
-    if 0 < value <= SECONDS_BELOW_MS:
-        raise Rejected(f"{value:g} ms looks like seconds", hint=f"use {value * 1000:g} for {value:g} s")
-    return value
-
-
-def _http_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if not valid or not url.isprintable() or " " in url:
-        raise ValueError
-    return url
 
 
 def _virtual_target(url: str) -> str:
@@ -45,17 +26,8 @@ def _virtual_target(url: str) -> str:
     return url
 
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Milliseconds = Annotated[float, AfterValidator(_milliseconds), Field(gt=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-LoosePath = Annotated[Path, Strict(False)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
 VirtualTarget = Annotated[str, AfterValidator(_virtual_target)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
-HTTP = "an http:// or https:// URL"
 FROM_PROFILE = "from the profile"
 
 
