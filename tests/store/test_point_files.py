@@ -333,7 +333,10 @@ class TestTheFolder:
     def test_the_lock_does_not_pass_to_the_engines_that_a_sweep_starts(self, folder: Path) -> None:
         files = PointFiles(folder)
         files.prepare()
-        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as engine:
+        pipe = subprocess.PIPE
+        with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=pipe, stdout=pipe, close_fds=False) as engine:
+            assert engine.stdout is not None
+            engine.stdout.readline()  # the kernel closes files a moment after the spawn returns
             files.close()
             with PointFiles(folder) as again:
                 assert len(again.points()) == 3
