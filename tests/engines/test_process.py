@@ -434,9 +434,10 @@ asyncio.run(go())
 
 
 @contextlib.contextmanager
-def parent_of(command: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def parent_of(command: str, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Another Python that holds an engine, and the process id of the guard."""
-    with subprocess.Popen([sys.executable, "-c", PARENT, command], stdout=subprocess.PIPE, text=True) as parent:
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen([sys.executable, "-c", PARENT, command], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         try:
             assert parent.stdout is not None
             yield parent, int(parent.stdout.readline())
@@ -446,7 +447,7 @@ def parent_of(command: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 def test_the_engine_does_not_outlive_a_killed_launcher(small_engine: SmallEngine, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("engine", "escaped")]
-    with parent_of(small_engine("--pid-file", files[0], "--escaped-child", files[1])) as (parent, guard_pid):
+    with parent_of(small_engine("--pid-file", files[0], "--escaped-child", files[1]), tmp_path) as (parent, guard_pid):
         pids = [guard_pid, *(int(file.read_text()) for file in files)]
         assert all(map(alive, pids))
         os.kill(parent.pid, signal.SIGKILL)
@@ -455,6 +456,6 @@ def test_the_engine_does_not_outlive_a_killed_launcher(small_engine: SmallEngine
 
 def test_the_engine_does_not_outlive_a_killed_guard(small_engine: SmallEngine, tmp_path: Path) -> None:
     pid_file = tmp_path / "engine"
-    with parent_of(small_engine("--pid-file", pid_file)) as (_, guard_pid):
+    with parent_of(small_engine("--pid-file", pid_file), tmp_path) as (_, guard_pid):
         os.kill(guard_pid, signal.SIGKILL)
         wait_until(lambda: not alive(int(pid_file.read_text())))

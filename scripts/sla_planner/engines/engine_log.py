@@ -58,7 +58,7 @@ def new_log(directory: Path | None, deployment: Deployment) -> EngineLog:
     """A new, empty file in `directory`, else a temporary one. Raises `UsageError` when it cannot be made."""
     stem = file_stem(deployment)
     if directory is None:
-        with tempfile.NamedTemporaryFile(prefix=f"{stem}-", suffix=".log", delete=False) as file:
+        with tempfile.NamedTemporaryFile(prefix=f"sla-planner-{stem}-", suffix=".log", delete=False) as file:
             return EngineLog(Path(file.name), temporary=True)
     number = 1
     while True:
