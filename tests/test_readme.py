@@ -1,8 +1,8 @@
 """Every command in a README works.
 
 A ```bash block after `<!-- run -->` is given to bash as it stands, with port 8000 replaced by a free one and /tmp by an empty folder. In all other
-blocks every command is checked: `make` knows the target, `sla-planner` the stage and its flags. ```yaml blocks are planner configurations and must
-load. Relative links must lead somewhere.
+blocks every command is checked: `make` knows the target, `sla-planner` the stage and its flags. ```yaml blocks are configurations, of the stage whose
+folder the README lies in, else of the planner, and must load. Relative links must lead somewhere.
 """
 
 import contextlib
@@ -21,10 +21,11 @@ import pytest
 from sla_planner.cli import PROGRAM, group
 from sla_planner.config import load
 from sla_planner.errors import UsageError
+from sla_planner.flag_reference import STAGES
 from sla_planner.planner_config import PlannerConfig
 
 ROOT = Path(__file__).parents[1]
-READMES = sorted([ROOT / "README.md", *ROOT.glob("*/README.md")])
+READMES = sorted([ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("jobs/*/README.md")])
 BLOCK = re.compile(r"^(<!-- run -->\n)?```(bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BIN = Path(sys.executable).parent
 OTHER_COMMANDS = {"source", "cat"}
@@ -32,7 +33,11 @@ OTHER_COMMANDS = {"source", "cat"}
 
 def blocks(language, run):
     return [
-        pytest.param(text, id=f"{readme.parent.name}: {text.splitlines()[0][:40]}")
+        pytest.param(
+            text,
+            *([STAGES.get(readme.parent.name, PlannerConfig)] if kind == "yaml" else []),
+            id=f"{readme.parent.name}: {text.splitlines()[0][:40]}",
+        )
         for readme in READMES
         for marked, kind, text in BLOCK.findall(readme.read_text())
         if kind == language and bool(marked) == run
@@ -53,9 +58,12 @@ def check(words):
     elif program == PROGRAM:
         context = click.Context(group, info_name=PROGRAM)
         name, stage, rest = group.resolve_command(context, args)
-        flags = stage.make_context(name, rest, parent=context).params
-        if name == "planner" and not flags["config"]:
-            load(PlannerConfig, flags, {})
+        context = stage.make_context(name, rest, parent=context)
+        if isinstance(stage, click.Group):
+            name, stage, rest = stage.resolve_command(context, rest)
+            context = stage.make_context(name, rest, parent=context)
+        if name in STAGES and not context.params["config"]:
+            load(STAGES[name], context.params, {})
     elif (ROOT / program).exists():
         assert os.access(ROOT / program, os.X_OK)
     elif program.startswith(".venv/bin/"):
@@ -70,11 +78,11 @@ def test_the_commands_exist_and_take_these_flags(text):
         check(words)
 
 
-@pytest.mark.parametrize("text", blocks("yaml", run=False))
-def test_the_configurations_load(text, tmp_path):
-    file = tmp_path / "planner.yaml"
+@pytest.mark.parametrize(("text", "settings"), blocks("yaml", run=False))
+def test_the_configurations_load(text, settings, tmp_path):
+    file = tmp_path / "settings.yaml"
     file.write_text(text)
-    assert load(PlannerConfig, {"config": str(file)}, {}).config.targets
+    assert load(settings, {"config": str(file)}, {}).sources
 
 
 @pytest.mark.parametrize("text", blocks("bash", run=True))

@@ -22,7 +22,7 @@ from sla_planner.traffic.prompts import PromptForm
 
 SOURCES = ("engine_command", "endpoint", "dgd")
 OFFLINE_BACKENDS = ("vllm", "sglang", "trtllm")
-_PLACEHOLDERS = ("prefill_tp", "decode_tp", "port")
+_PLACEHOLDERS = ("prefill_tp", "decode_tp", "port", "model")
 
 
 def _verify_command(template: str) -> str:
@@ -110,7 +110,11 @@ class SweepConfig(Config):
     verify: Annotated[bool, Setting("in the end deploy the picked pair and compare it with its profile")] = True
     verify_command: Annotated[
         Annotated[str, AfterValidator(_verify_command)] | None,
-        Setting("command that starts the picked pair behind one port: {prefill_tp}, {decode_tp}, {port}", metavar="TEMPLATE", default="none"),
+        Setting(
+            "command that starts the picked pair behind one port, with {port}, {prefill_tp}, {decode_tp} and {model} filled in",
+            metavar="TEMPLATE",
+            default="none",
+        ),
     ] = None
 
     use_ai_configurator: Annotated[bool, Setting("compute the profile with AI Configurator instead of measuring it")] = False
