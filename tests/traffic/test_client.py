@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sla_planner.errors import UnreachableError, UsageError
 from sla_planner.traffic.client import Endpoint, RequestRecord, Server, StreamingClient, TokenStream, served_models
+from sla_planner.traffic.prompts import PromptForm, TextLength
 
 ASKED = RequestRecord(scheduled_s=1.0, sent_s=1.5, isl_tokens=7, osl_tokens=5)
 
@@ -198,3 +199,67 @@ def test_a_server_that_loads_or_is_gone_is_unreachable(serving, closed_port):
 def test_an_address_that_is_none_is_told(url):
     with pytest.raises(UsageError, match="not the address of a server"):
         StreamingClient(Server(url, "m"), seed=1)
+
+
+def test_text_goes_to_completions_as_a_string_of_calibrated_length(serving):
+    async def run():
+        async with serving() as engine:
+            server = Server(engine.url, "plain", prompt=PromptForm.TEXT, length=TextLength(2.0, 10.0))
+            async with StreamingClient(server, seed=1) as client:
+                return engine, await client.send(50, 5)
+
+    engine, record = asyncio.run(run())
+    assert record.error == ""
+    assert len(engine.asked[0]["prompt"].split()) == 20  # (50 - 10) / 2
+
+
+def test_the_form_decides_on_the_endpoint(serving):
+    async def run():
+        async with serving() as engine:
+            async with StreamingClient(Server(engine.url, "chat-null-role", prompt=PromptForm.CHAT), seed=1) as client:
+                await client.send(3, 5)
+            return engine
+
+    assert "messages" in asyncio.run(run()).asked[0]
+
+
+@pytest.mark.parametrize("fields", [(), ("ignore_eos",), ("min_tokens",)])
+def test_fields_that_a_server_does_not_know_stay_away(serving, fields):
+    async def run():
+        async with serving() as engine:
+            async with StreamingClient(Server(engine.url, "plain", forced_length=fields), seed=1) as client:
+                await client.send(3, 5)
+            return engine
+
+    assert set(asyncio.run(run()).asked[0]) == {"model", "stream", "stream_options", "max_tokens", "prompt", *fields}
+
+
+def test_without_a_seed_prompts_never_come_again(serving):
+    async def run():
+        async with serving() as engine:
+            for _ in range(2):
+                async with StreamingClient(Server(engine.url, "plain"), seed=None) as client:
+                    await client.send(20, 5)
+            return engine
+
+    first, second = asyncio.run(run()).asked
+    assert first["prompt"] != second["prompt"]
+
+
+class Bytes:
+    def __init__(self):
+        self.content = b""
+
+    def feed(self, block, now_s):
+        self.content += block
+
+
+def test_a_stream_as_it_comes(serving, streams):
+    async def run(model, timeout_s):
+        async with serving() as engine, StreamingClient(Server(engine.url, model, timeout_s=0.01), seed=1) as client:
+            sink = Bytes()
+            return await client.stream(7, 5, sink, timeout_s=timeout_s), sink.content
+
+    assert asyncio.run(run("plain", None)) == ("", b"".join(streams["plain"]))
+    assert asyncio.run(run("hangs", 0.1))[0] == "timeout: no whole answer within 0.1 s"
+    assert asyncio.run(run("busy", None))[0].startswith("HTTP 503")

@@ -24,8 +24,6 @@ ASKED_TOKENS = 32
 LONGER_TOKENS = 256  # where a token is not an event, their ratio is learnt from more of them
 PROMPT_TOKENS = 64
 EVENT_SLACK = 1
-# Prompts of a probe must not come again in a measurement: that one's seed is another.
-_SEED = 0x5EED
 _FIELDS = (FORCED_LENGTH, ("ignore_eos",), ("min_tokens",), ())
 
 _REFUSED = re.compile(r"HTTP (\d+)")
@@ -65,7 +63,7 @@ async def calibrated(server: Server, isl_tokens: int) -> Server:
     if server.form is PromptForm.IDS:
         return server
     plain = replace(server, length=A_TOKEN_PER_WORD)
-    async with StreamingClient(plain, seed=_SEED) as client:
+    async with StreamingClient(plain, seed=None) as client:
         return replace(server, length=await calibrate(_counting(client, plain), isl_tokens))
 
 
@@ -172,7 +170,7 @@ class _Answer:
         self._silent = 0  # since the last text
 
     async def of(self, server: Server, osl_tokens: int = ASKED_TOKENS) -> RequestRecord:
-        async with StreamingClient(server, seed=_SEED) as client:
+        async with StreamingClient(server, seed=None) as client:
             sent_s = client.clock()
             error = await client.stream(PROMPT_TOKENS, osl_tokens, self, timeout_s=server.timeout_s)
         return self._stream.record(RequestRecord(0.0, 0.0, PROMPT_TOKENS, osl_tokens, error=error), sent_s)
