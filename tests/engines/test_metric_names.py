@@ -57,5 +57,5 @@ def test_latencies_in_seconds_become_milliseconds(entry):
 
 
 def test_an_unknown_family_is_one_line_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"unknown metric family 'vlm'; known: dynamo, dynamo-legacy, vllm, sglang, trtllm, llamacpp"):
+    with pytest.raises(UsageError, match=r"unknown metric family 'vlm'; known: dynamo, dynamo-legacy, llamacpp, sglang, trtllm, vllm"):
         metric_family("vlm")
