@@ -10,16 +10,18 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
-from sla_planner.model.profile import Flag, ParallelMapping, Profile
+from sla_planner.model.profile import DecodePoint, Flag, ParallelMapping, Profile
 from sla_planner.report.style import DPI, INK, MISS, MUTED, ROUND, WIDTH_IN, needs_matplotlib, short_number
 from sla_planner.report.sweep_wording import SHORT_FLAG_WORDS
 
 try:
     import matplotlib
     from matplotlib.axes import Axes
+    from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -28,17 +30,21 @@ except ImportError as missing:
     raise needs_matplotlib() from missing
 
 HEIGHT_IN = 4.0
-KEY_IN = 1.75  # the column of the key
+KEY_IN = 1.9  # the column of the key
 LEFT_IN, FOOT_IN, HEAD_IN = 0.62, 0.45, 0.62
+BESIDE_PROMISE_IN = 0.5  # of the key, where the promise is told right of the axes
 GREY = "#a9b1ba"  # what misses the promise
 DASHED = (0, (4, 3))
 # A colour and a marker each, so that a mapping is told by either; vermilion is the promise's.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#aa5f8d", "#56b4e9", "#7a5c00", "#24292f", "#8a7fd1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+SAME_CONTEXT, MOST_CONTEXTS = 1.15, 8  # the longest over the shortest of one curve; how many curves can be told apart
 FAR = 2.5  # a promise further off than this many times the data is told at the edge instead of flattening the data
 LOG_RANGE = 15.0  # the largest latency over the smallest, from where on its axis is logarithmic
 _AROUND = ((0, 1), (1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1), (-1, 0))
-_REACHES = (0, 4, 9, 15, 22)  # of a label beyond the edge of its marker, in points
+_REACHES = (0, 4, 9, 15, 22, 32, 44, 58, 74)  # of a label beyond the edge of its marker, in points
+_NEAR = 3  # so many of them for a label that may be left out
+_LEADER_POINTS = 12.0  # from where a line leads from the point to its label
 _MARKER_POINTS, RING_POINTS = 5.0, 12.0
 _HALO = [withStroke(linewidth=1.6, foreground="white")]
 
@@ -56,10 +62,44 @@ def looks(profile: Profile) -> dict[ParallelMapping, Look]:
     return {mapping: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, mapping in enumerate(mappings)}
 
 
-def context_looks(contexts: Sequence[float]) -> dict[float, Look]:
-    """Dark for short contexts to light for long ones."""
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.82, max(2, len(contexts))))
-    return {context: Look(matplotlib.colors.to_hex(shades[i]), MARKERS[i % len(MARKERS)]) for i, context in enumerate(contexts)}
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Decode points of about the same context: what a window saw depends on how fast tokens came, so that one prompt length gives several."""
+
+    tokens: float  # median
+    points: tuple[DecodePoint, ...]  # by KV usage
+    look: Look
+
+    @property
+    def label(self) -> str:
+        same = self.points[-1].context_tokens == self.points[0].context_tokens
+        return f"context {self.tokens:,.0f}" if same else f"context ~{float(f'{self.tokens:.2g}'):,.0f}"
+
+
+def contexts_of(points: Sequence[DecodePoint]) -> list[Context]:
+    """`points` by context, shortest first, dark to light; at most MOST_CONTEXTS groups."""
+    ratio = SAME_CONTEXT
+    while len(groups := _grouped(points, ratio)) > MOST_CONTEXTS:
+        ratio *= 1.25
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.82, max(2, len(groups))))
+    return [
+        Context(
+            median(p.context_tokens for p in group),
+            tuple(sorted(group, key=lambda p: p.kv_usage)),
+            Look(to_hex(shades[i]), MARKERS[i % len(MARKERS)]),
+        )
+        for i, group in enumerate(groups)
+    ]
+
+
+def _grouped(points: Sequence[DecodePoint], ratio: float) -> list[list[DecodePoint]]:
+    groups: list[list[DecodePoint]] = []
+    for point in sorted(points, key=lambda point: point.context_tokens):
+        if groups and point.context_tokens <= ratio * groups[-1][0].context_tokens:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return groups
 
 
 def canvas(title: str, below: str, height_in: float = HEIGHT_IN, key_in: float = KEY_IN) -> tuple[Figure, Axes]:
@@ -77,10 +117,11 @@ def headings(figure: Figure, title: str, below: str, height_in: float) -> None:
     figure.text(0.08 / WIDTH_IN, 1 - 0.31 / height_in, below, fontsize=7.4, color=MUTED, va="top")
 
 
-def key(ax: Axes, handles: Sequence[object] | None = None, title: str = "") -> None:
-    """The key in its column."""
+def key(ax: Axes, handles: Sequence[object] | None = None, title: str = "", *, right_in: float = 0.12) -> None:
+    """The key in its column, `right_in` inches right of the axes."""
     shown = ax.get_legend_handles_labels()[0] if handles is None else handles
-    legend = ax.legend(handles=shown, loc="upper left", bbox_to_anchor=(1.02, 1.0), labelspacing=0.75, title=title or None, alignment="left")
+    corner = (1 + right_in / (ax.get_position().width * WIDTH_IN), 1.0)
+    legend = ax.legend(handles=shown, loc="upper left", bbox_to_anchor=corner, labelspacing=0.75, title=title or None, alignment="left")
     legend.get_title().set(fontsize=6.8, color=MUTED)
 
 
@@ -193,37 +234,60 @@ class Labels:
             weight, size = ("bold", 7.2) if label.bold else ("normal", 6.4)
             drawn = ax.annotate(label.text, (label.x, label.y), xytext=(0, 0), textcoords="offset points", ha="left", va="bottom", zorder=7,
                                 fontsize=size, fontweight=weight, color=label.colour, path_effects=_HALO)  # fmt: skip
-            cost, offset, box = _least_covered(inside, drawn.get_window_extent(), label.marker_points / 2, (taken, covered))
+            reaches = _REACHES[:_NEAR] if label.optional else _REACHES
+            extent = drawn.get_window_extent()
+            spots = (_Spot.of(extent, label.marker_points / 2, reach, side) for reach in reaches for side in _AROUND)
+            cost, spot = _cheapest((spot.cost(inside, taken, covered), spot) for spot in spots)
             if label.optional and cost >= 1:
                 drawn.remove()
                 continue
-            drawn.set_position(offset)
-            taken.append(box)
+            drawn.set_position(spot.offset)
+            if spot.reach > _LEADER_POINTS:
+                _lead(ax, (label.x, label.y), spot, label.colour)
+            taken.append(spot.box)
 
 
-def _least_covered(
-    inside: Bbox, extent: Bbox, radius_points: float, there: tuple[Sequence[Bbox], Sequence[Bbox]]
-) -> tuple[float, tuple[float, float], Bbox]:
-    """(what is covered there, offset in points, box in pixels) of the best spot for a label that now lies with its lower left corner on its point.
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """Where a label may go: its offset from the point in points, its box in pixels."""
 
-    `there`: labels, which must not be covered, and marks, which had better not be.
-    """
-    unit, (labels, marks) = DPI / 72, there
-    best: tuple[float, tuple[float, float], Bbox] | None = None
-    for reach in _REACHES:
-        for side, height in _AROUND:
-            away = (radius_points + 1.5 + reach) * (0.75 if side and height else 1.0) * unit
-            right = side * away - (0.0 if side > 0 else extent.width if side < 0 else extent.width / 2)
-            up = height * away - (0.0 if height > 0 else extent.height if height < 0 else extent.height / 2)
-            box = extent.translated(right, up)
-            out = not (inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1)
-            cost = 4.0 * sum(box.overlaps(other) for other in labels) + sum(box.overlaps(mark) for mark in marks) + 6.0 * out
-            if cost == 0:
-                return cost, (right / unit, up / unit), box
-            if best is None or cost < best[0]:
-                best = (cost, (right / unit, up / unit), box)
+    offset: tuple[float, float]
+    box: Bbox
+    reach: float
+
+    @classmethod
+    def of(cls, extent: Bbox, radius: float, reach: float, side: tuple[int, int]) -> _Spot:
+        """Of a label that now lies with its lower left corner on the point, whose marker has `radius` (points)."""
+        unit, (along, up) = DPI / 72, side
+        away = (radius + 1.5 + reach) * (0.75 if along and up else 1.0) * unit
+        dx = along * away - (0.0 if along > 0 else extent.width if along < 0 else extent.width / 2)
+        dy = up * away - (0.0 if up > 0 else extent.height if up < 0 else extent.height / 2)
+        return cls((dx / unit, dy / unit), extent.translated(dx, dy), reach)
+
+    def cost(self, inside: Bbox, labels: Sequence[Bbox], marks: Sequence[Bbox]) -> float:
+        """0 for a free spot. Labels must not be covered; marks had better not be."""
+        out = not (inside.x0 <= self.box.x0 and self.box.x1 <= inside.x1 and inside.y0 <= self.box.y0 and self.box.y1 <= inside.y1)
+        return 4.0 * sum(self.box.overlaps(other) for other in labels) + sum(self.box.overlaps(mark) for mark in marks) + 6.0 * out
+
+
+def _cheapest(spots: Iterable[tuple[float, _Spot]]) -> tuple[float, _Spot]:
+    """The first that costs nothing, else the first of the least costly."""
+    best: tuple[float, _Spot] | None = None
+    for cost, spot in spots:
+        if best is None or cost < best[0]:
+            best = cost, spot
+        if cost == 0:
+            break
     assert best is not None  # there are spots
     return best
+
+
+def _lead(ax: Axes, at: tuple[float, float], spot: _Spot, colour: str) -> None:
+    """A thin line from the point to the nearest place of its label's box."""
+    px, py = ax.transData.transform(at)
+    near = (min(max(px, spot.box.x0), spot.box.x1), min(max(py, spot.box.y0), spot.box.y1))
+    (x0, y0), (x1, y1) = at, ax.transData.inverted().transform(near)
+    ax.plot([x0, x1], [y0, y1], color=colour, linewidth=0.6, zorder=3)
 
 
 def _side(share: float) -> str:

@@ -6,6 +6,7 @@ Curves are drawn where measured points carry them and no further; on the decode 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,8 +15,21 @@ from numpy.typing import NDArray
 from sla_planner.errors import ProfileError
 from sla_planner.model.fitted import FittedDecode, FittedPrefill
 from sla_planner.model.profile import DecodeMeasurement, DecodePoint, PrefillMeasurement, PrefillPoint
-from sla_planner.report.style import BLUE, DPI, INK, MISS, MUTED, WIDTH_IN, needs_matplotlib, short_number, styled
-from sla_planner.report.sweep_canvas import Flagged, Labels, about, canvas, context_looks, headings, key, promise_line, scale, vertical_mark
+from sla_planner.report.style import BLUE, DPI, INK, MISS, MUTED, ROUND, WIDTH_IN, needs_matplotlib, short_number, styled
+from sla_planner.report.sweep_canvas import (
+    BESIDE_PROMISE_IN,
+    SAME_CONTEXT,
+    Flagged,
+    Labels,
+    about,
+    canvas,
+    contexts_of,
+    headings,
+    key,
+    promise_line,
+    scale,
+    vertical_mark,
+)
 from sla_planner.sweep.points import DecodeSeen, PrefillSeen, PrefillShape
 from sla_planner.sweep.result import SweepResult
 
@@ -30,6 +44,7 @@ except ImportError as missing:
 
 _SAME = 0.02  # a raw point belongs to a profile point when load and length agree to this share
 _STEPS = 160
+DOTTED = (0, (1, 1.3))
 _SURFACE = 48  # cells along each axis
 Floats = NDArray[np.float64]
 P = TypeVar("P")
@@ -116,7 +131,7 @@ def _prefill_points(
             markeredgewidth=0.5, label="measured" if spread else "point")  # fmt: skip
     flagged.draw(ax, labels)
     labels.place(ax)
-    key(ax)
+    key(ax, right_in=BESIDE_PROMISE_IN)
 
 
 def decode_itl(result: SweepResult) -> Figure:
@@ -130,10 +145,10 @@ def decode_itl(result: SweepResult) -> Figure:
         scale(ax, "y", [0.0, *values], promised_ms)
         ax.set_ylabel("ITL (ms)")
         promise_line(ax, "y", "ITL", promised_ms)
-        for point, seen in spread.items():
-            if not point.flags:
-                colour = context_looks(_contexts(measurement))[point.context_tokens].colour
-                ax.vlines(100 * point.kv_usage, min(seen), max(seen), color=colour, linewidth=2.2, alpha=0.35)
+        for context in contexts_of(measurement.points):
+            for point in context.points:
+                if point in spread and not point.flags:
+                    ax.vlines(100 * point.kv_usage, min(spread[point]), max(spread[point]), color=context.look.colour, linewidth=2.2, alpha=0.35)
         _decode_curves(ax, result, lambda point: point.itl_ms, lambda _batch, itl_ms: itl_ms)
     return figure
 
@@ -170,37 +185,35 @@ def _decode_curves(ax: Axes, result: SweepResult, value: Callable[[DecodePoint],
     labels, flagged = Labels(), Flagged()
     handles: list[tuple[float, Line2D]] = []
     beyond = False
-    for context, look in context_looks(_contexts(measurement)).items():
-        points = [point for point in measurement.points if point.context_tokens == context]
-        clean = [point for point in points if not point.flags]
+    for context in contexts_of(measurement.points):
+        look, clean = context.look, [point for point in context.points if not point.flags]
         ax.plot([100 * point.kv_usage for point in clean], [value(point) for point in clean], look.marker, color=look.colour, markersize=4.5,
                 markeredgecolor="white", markeredgewidth=0.5, zorder=4)  # fmt: skip
-        for point in points:
+        for point in context.points:
             labels.markers.append((100 * point.kv_usage, value(point)))
             if point.flags:
                 flagged.add(100 * point.kv_usage, value(point), point.flags)
         if fitted is not None and clean:
-            usage, itl_ms = _curve(fitted, clean, context)
-            shown = of_fit(usage * measurement.max_kv_tokens / context, itl_ms)
+            usage, itl_ms = _curve(fitted, clean, context.tokens)
+            shown = of_fit(usage * measurement.max_kv_tokens / context.tokens, itl_ms)
             kept = itl_ms <= promised_ms
             ax.plot(100 * usage[kept], shown[kept], color=look.colour, linewidth=1.2)
-            ax.plot(100 * usage[~kept], shown[~kept], color=look.colour, linewidth=1.2, linestyle=(0, (1, 1.3)))
+            ax.plot(100 * usage[~kept], shown[~kept], color=look.colour, linewidth=1.2, linestyle=DOTTED)
             beyond = beyond or not kept.all()
-        end = value(clean[-1]) if clean else 0.0
-        shown_as = Line2D([], [], color=look.colour, linewidth=1.2, marker=look.marker, markersize=4.5, markeredgewidth=0)
-        shown_as.set_label(f"context {context:,.0f}")
-        handles.append((end, shown_as))
+        shown_as = Line2D([], [], color=look.colour, linewidth=1.2, marker=look.marker, markersize=4.5, markeredgewidth=0, label=context.label)
+        handles.append((value(clean[-1]) if clean else 0.0, shown_as))
     flagged.draw(ax, labels)
     labels.place(ax)
     shown_keys = [handle for _, handle in sorted(handles, key=lambda one: -one[0])]
     extra = list(ax.get_legend_handles_labels()[0])
     if beyond:
-        extra.append(Line2D([], [], color=MUTED, linewidth=1.2, linestyle=(0, (1, 1.3)), label=f"ITL above {promised_ms:g} ms"))
-    key(ax, [*shown_keys, *extra], title="points; fitted lines" if fitted else "points; too few to fit")
+        extra.append(Line2D([], [], color=MUTED, linewidth=1.2, linestyle=DOTTED, label=f"ITL above {promised_ms:g} ms"))
+    key(ax, [*shown_keys, *extra], title="points; fitted lines" if fitted else "points; too few to fit", right_in=BESIDE_PROMISE_IN)
 
 
 def _curve(fitted: FittedDecode, clean: Sequence[DecodePoint], context: float) -> tuple[Floats, Floats]:
-    usage = np.linspace(clean[0].kv_usage, clean[-1].kv_usage, _STEPS)
+    """(KV usage, ITL) from one request to the fullest cache measured."""
+    usage = np.linspace(min(context / fitted.max_kv_tokens, clean[0].kv_usage), clean[-1].kv_usage, _STEPS)
     batch = usage * fitted.max_kv_tokens / context
     return usage, np.array([fitted.itl_ms(one, context) for one in batch])
 
@@ -218,35 +231,46 @@ def decode_surface(result: SweepResult) -> Figure:
             height_in,
         )
         ax: Axes3D = figure.add_axes((0.0, -0.03, 0.86, 0.97), projection="3d", computed_zorder=False)
-        contexts = _contexts(measurement)
         fitted = _fit_decode(measurement)
         if fitted is not None:
-            _surface(ax, fitted, measurement, contexts, promised_ms)
+            _surface(ax, fitted, [point for point in measurement.points if not point.flags], promised_ms)
         _stems(ax, fitted, measurement, promised_ms)
-        _surface_axes(ax, measurement, contexts)
+        _surface_axes(ax, measurement)
         legend = ax.legend(loc="upper left", bbox_to_anchor=(0.965, 0.86), labelspacing=0.75)
         legend.set_zorder(20)
     return figure
 
 
-def _surface(ax: Axes3D, fitted: FittedDecode, measurement: DecodeMeasurement, contexts: Sequence[float], promised_ms: float) -> None:
-    """Over the measured contexts, up to the KV usage measured at each; a single context has a curve only."""
-    most = {context: max(point.kv_usage for point in measurement.points if point.context_tokens == context) for context in contexts}
-    if len(contexts) == 1:
-        usage = np.linspace(0, most[contexts[0]], _SURFACE)
-        along = [fitted.itl_ms(one * fitted.max_kv_tokens / contexts[0], contexts[0]) for one in usage]
-        ax.plot(100 * usage, np.full_like(usage, contexts[0]), along, color=BLUE, linewidth=1.4, label="fitted law", zorder=3)
+def _surface(ax: Axes3D, fitted: FittedDecode, clean: Sequence[DecodePoint], promised_ms: float) -> None:
+    """Over the measured contexts, up to the KV usage that points enclose; about one context has a curve only."""
+    if len(contexts_of(clean)) == 1:
+        typical = median(point.context_tokens for point in clean)
+        held, along = _curve(fitted, sorted(clean, key=lambda point: point.kv_usage), typical)
+        ax.plot(100 * held, np.full_like(held, typical), along, color=BLUE, linewidth=1.4, label="fitted law", zorder=3)
         return
-    context = np.linspace(contexts[0], contexts[-1], _SURFACE)[:, None]
-    reach = np.interp(context[:, 0], contexts, [most[one] for one in contexts])[:, None]
+    edge = _upper_edge(clean)
+    context = np.linspace(edge[0][0], edge[-1][0], _SURFACE)[:, None]
+    reach = np.interp(context[:, 0], [at for at, _ in edge], [most for _, most in edge])[:, None]
     usage = np.linspace(0, 1, _SURFACE)[None, :] * reach
-    held = usage * fitted.max_kv_tokens
-    itl_ms = fitted.law.c0_ms + fitted.law.c1_ms * held / context + fitted.law.c2_ms * held
+    kv_tokens = usage * fitted.max_kv_tokens
+    itl_ms = fitted.law.c0_ms + fitted.law.c1_ms * kv_tokens / context + fitted.law.c2_ms * kv_tokens
     context = np.broadcast_to(context, usage.shape)
     look: dict[str, Any] = {"cmap": "viridis", "alpha": 0.55, "linewidth": 0.25, "edgecolor": "white", "antialiased": True, "zorder": 1}
     ax.plot_surface(100 * usage, context, itl_ms, rstride=3, cstride=3, **look)
     if itl_ms.min() < promised_ms < itl_ms.max():
         _promise_on_surface(ax, fitted, context[:, 0], reach[:, 0], promised_ms)
+
+
+def _upper_edge(points: Sequence[DecodePoint]) -> list[tuple[float, float]]:
+    """The upper side of the convex hull of (context, KV usage)."""
+    edge: list[tuple[float, float]] = []
+    for x, y in sorted((point.context_tokens, point.kv_usage) for point in points):
+        if edge and edge[-1][0] == x:
+            edge.pop()
+        while len(edge) > 1 and (edge[-1][1] - edge[-2][1]) * (x - edge[-2][0]) <= (y - edge[-2][1]) * (edge[-1][0] - edge[-2][0]):
+            edge.pop()
+        edge.append((x, y))
+    return edge
 
 
 def _promise_on_surface(ax: Axes3D, fitted: FittedDecode, context: Floats, reach: Floats, promised_ms: float) -> None:
@@ -275,25 +299,22 @@ def _stems(ax: Axes3D, fitted: FittedDecode | None, measurement: DecodeMeasureme
                 markeredgewidth=1.3, label=f"flagged, not fitted ({len(bad)})", zorder=7)  # fmt: skip
 
 
-def _surface_axes(ax: Axes3D, measurement: DecodeMeasurement, contexts: Sequence[float]) -> None:
+def _surface_axes(ax: Axes3D, measurement: DecodeMeasurement) -> None:
     ax.view_init(elev=24, azim=-124)
     ax.set_box_aspect((1.3, 1.3, 0.85), zoom=1.06)
     ax.set_xlim(0, 100 * max(point.kv_usage for point in measurement.points))
-    ax.set_ylim(*((0.9 * contexts[0], 1.1 * contexts[0]) if len(contexts) == 1 else (contexts[0], contexts[-1])))
+    shortest, *_, longest = sorted([point.context_tokens for point in measurement.points] * 2)
+    ax.set_ylim(*((0.8 * shortest, 1.2 * longest) if longest < SAME_CONTEXT * shortest else (shortest, longest)))
     ax.set_zlim(0, max(point.itl_ms for point in measurement.points) * 1.05)
     ax.set_xlabel("KV cache in use (%)", labelpad=2)
     ax.set_ylabel("context (tokens)", labelpad=4)
     ax.set_zlabel("ITL (ms)", labelpad=1)
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
-        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_locator(MaxNLocator(5, steps=ROUND))
         axis.set_major_formatter(FuncFormatter(short_number))
         axis.set_pane_color((0.97, 0.975, 0.98, 1.0))
         axis._axinfo["grid"].update(color="#dfe4e9", linewidth=0.6)
     ax.tick_params(pad=0)
-
-
-def _contexts(measurement: DecodeMeasurement) -> list[float]:
-    return sorted({point.context_tokens for point in measurement.points})
 
 
 def _fit_prefill(measurement: PrefillMeasurement) -> FittedPrefill | None:

@@ -27,7 +27,7 @@ from sla_planner.report.sweep_wording import (
     verification_text,
 )
 from sla_planner.sweep.points import Point
-from sla_planner.sweep.result import SweepResult
+from sla_planner.sweep.result import SweepResult, Verification
 
 CAPTIONS = {
     "prefill_performance.png": "Prefill: what each mapping needs to the first token and how many input tokens a GPU then takes in per second. "
@@ -43,6 +43,8 @@ CAPTIONS = {
     "decode_throughput_interpolation.png": "The same as tokens per second and GPU: what a fuller cache still brings.",
     "decode_tp": "The law of the picked decode mapping over both axes, with every point that it was fitted to; stems show the distance.",
 }
+
+VERIFIED = "verified in use"
 
 
 def html(result: SweepResult, pictures: Mapping[str, bytes], facts: Iterable[tuple[str, str]]) -> str:
@@ -60,11 +62,18 @@ def html(result: SweepResult, pictures: Mapping[str, bytes], facts: Iterable[tup
         verification=None
         if verified is None
         else {
-            "off": any(is_off(one) for one in verified.comparisons) or bool(verified.failed),
+            "verdict": _in_use(result, verified),
+            "off": _in_use(result, verified) != VERIFIED,
             "text": unbroken(verification_text(verified)),
             "how": verified.how,
             "rows": [
-                (one.what, latency_text(one.profile_ms), latency_text(one.measured_ms), difference_text(one), is_off(one))
+                (
+                    one.what,
+                    latency_text(one.profile_ms),
+                    latency_text(one.measured_ms),
+                    difference_text(one).removeprefix(f"{one.what}: "),
+                    is_off(one),
+                )
                 for one in verified.comparisons
             ],
             "warnings": verified.warnings,
@@ -79,6 +88,14 @@ def html(result: SweepResult, pictures: Mapping[str, bytes], facts: Iterable[tup
         left_out=result.left_out,
         facts=[*_origin(result), *facts],
     )
+
+
+def _in_use(result: SweepResult, verified: Verification) -> str:
+    if verified.inside < result.goal.promise.attainment * verified.requests or not verified.requests:
+        return "in use the promise is missed" if verified.requests else "nothing was answered in use"
+    if any(is_off(one) for one in verified.comparisons):
+        return "in use it differs from the profile"
+    return VERIFIED
 
 
 def _summary(result: SweepResult) -> list[dict[str, str]]:

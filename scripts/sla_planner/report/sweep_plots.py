@@ -16,11 +16,11 @@ import numpy as np
 
 from sla_planner.errors import ProfileError
 from sla_planner.model.fitted import FittedDecode
-from sla_planner.model.profile import DecodeMeasurement, ParallelMapping
+from sla_planner.model.profile import DecodeMeasurement, DecodePoint, ParallelMapping
 from sla_planner.model.selection import Candidate
 from sla_planner.plan.decision import Role
 from sla_planner.report.style import BLUE, INK, MISS, MUTED, WIDTH_IN, needs_matplotlib, png, styled
-from sla_planner.report.sweep_canvas import GREY, RING_POINTS, Labels, Look, about, canvas, headings, key, looks, promise_line, scale
+from sla_planner.report.sweep_canvas import GREY, RING_POINTS, SAME_CONTEXT, Labels, Look, about, canvas, headings, key, looks, promise_line, scale
 from sla_planner.report.sweep_curves import decode_itl, decode_surface, decode_throughput, prefill_throughput, prefill_ttft
 from sla_planner.report.sweep_wording import Side, decode_side, is_off, latency_text, percentile, prefill_side, rate_text
 from sla_planner.report.wording import share_inside
@@ -153,11 +153,14 @@ def _key_of(mapping: ParallelMapping, look: Look) -> Line2D:
 
 
 def _fitted_line(ax: Axes, measurement: DecodeMeasurement, side: Side, result: SweepResult) -> None:
-    """The law at the goal's context, between the batches that were candidates; moved to the promised percentile, where the markers stand."""
+    """The law at the goal's context, over the batches that were measured there; moved to the promised percentile, where the markers stand."""
     context = result.goal.context_tokens
     batches = [one.concurrency for one in side.candidates if one.mapping == measurement.mapping]
     if not batches:
         return
+    batches += [
+        b for p in measurement.points if not p.flags and (b := measurement.batch(p)) * context <= measurement.max_kv_tokens and _about(p, context)
+    ]
     try:
         fitted = FittedDecode(measurement, measurement.mapping.gpus)
     except ProfileError:
@@ -167,6 +170,10 @@ def _fitted_line(ax: Axes, measurement: DecodeMeasurement, side: Side, result: S
     colour = looks(result.profile)[measurement.mapping].colour
     tail = float(np.median([one.latency_ms / one.typical_ms for one in side.candidates if one.mapping == measurement.mapping]))
     ax.plot(itl_ms * tail, batch / itl_ms * 1000 / measurement.mapping.gpus, color=colour, linewidth=0.9, alpha=0.75)
+
+
+def _about(point: DecodePoint, context: float) -> bool:
+    return context / SAME_CONTEXT <= point.context_tokens <= context * SAME_CONTEXT
 
 
 def verification(result: SweepResult) -> Figure:
