@@ -79,7 +79,9 @@ def test_follows_a_virtual_target(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--tp", "64"], "the profile has no TP64; it was measured at: TP1"),
+        (["--tp", "64"], "the profile has no TP64 for prefill; it was measured at: TP1"),
+        (["--decode-tp", "2"], "the profile has no TP2 for decode; it was measured at: TP1"),
+        (["--mode", "agg", "--decode-tp", "1"], "an aggregated engine has one tensor-parallel size; give it with --tp"),
         (["--mode", "agg", "--decode-workers", "3"], "an aggregated engine is one worker; leave out --prefill-workers"),
         (["--mode", "agg", "--virtual-target", "file:x"], "an aggregated engine is one worker and follows no target"),
         (["--virtual-target", "x"], "virtual target 'x' is "),
@@ -112,3 +114,29 @@ def test_the_profile_can_be_a_folder_of_the_user(tmp_path):
         (folder / part / "raw_data.npz").write_bytes(Path(sample_profile_dir() / part / "raw_data.npz").read_bytes())
     with engine("--profile", str(folder), "--tp", "1") as (_, ready):
         assert state(ready[1])["timing"]["steps"] == 0
+
+
+def test_a_pair_of_sizes(tmp_path):
+    from sla_planner.model.tensor_parallel import over_tensor_parallel
+    from sla_planner.store.profile_files import read_profile, sample_profile_dir, write_profile_json
+
+    profile = over_tensor_parallel(read_profile(sample_profile_dir()), (1, 2, 4))
+    write_profile_json(profile, tmp_path / "profile.json")
+    with engine("--profile", str(tmp_path), "--prefill-tp", "2", "--decode-tp", "4") as (_, ready):
+        give_up_s = time.monotonic() + 20
+        while (told := state(ready[1]))["gpu_seconds"]["decode"] != pytest.approx(2 * told["gpu_seconds"]["prefill"], rel=0.05):
+            assert time.monotonic() < give_up_s
+            time.sleep(0.01)
+        assert told["max_kv_tokens"] == profile.decode[2].max_kv_tokens
+
+
+def test_an_exit_fault_is_the_end_of_the_process():
+    with engine("--mode", "agg", "--fault", '{"kind": "exit", "after_s": 0.01, "code": 9, "message": "CUDA error"}') as (process, _):
+        stdout, stderr = process.communicate(timeout=10)
+        assert (process.returncode, stdout, stderr) == (9, "", "CUDA error\n")
+
+
+def test_an_exit_at_the_start_comes_before_the_ready_line():
+    command = [sys.executable, "-m", "sla_planner", "engine-sim", "--port", "0", "--fault", '{"kind": "exit"}']
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "fatal: the engine ended, as a fault asked\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from sla_planner.cluster.virtual_protocol import DEFAULT_NAMESPACE
 
 FAULT_EXAMPLE = """as POST /sim/faults takes it: {"kind": "crash", "role": "decode", "after_s": 30}"""
+FAULT_KINDS = "Kinds: hang, crash, slow (of a worker), metrics-gone, errors, short, exit (of the engine)"
 
 
 @click.command("engine-sim")
@@ -21,6 +23,8 @@ FAULT_EXAMPLE = """as POST /sim/faults takes it: {"kind": "crash", "role": "deco
     "--mode", type=click.Choice(["agg", "disagg"]), default="disagg", show_default=True, help="One worker for both phases, or a pool for each."
 )
 @click.option("--tp", type=click.IntRange(1), help="Take this tensor-parallel size of the profile.  [default: the ones the profile selected]")
+@click.option("--prefill-tp", type=click.IntRange(1), help="The same of prefill workers alone, with --mode disagg.")
+@click.option("--decode-tp", type=click.IntRange(1), help="The same of decode workers alone, with --mode disagg.")
 @click.option("--prefill-workers", type=click.IntRange(0), default=1, show_default=True, help="At the start, with --mode disagg.")
 @click.option("--decode-workers", type=click.IntRange(0), default=1, show_default=True, help="At the start, with --mode disagg.")
 @click.option("--virtual-target", metavar="URL", help="Follow the worker counts of this virtual target: file:PATH or etcd://HOST:PORT.")
@@ -29,18 +33,29 @@ FAULT_EXAMPLE = """as POST /sim/faults takes it: {"kind": "crash", "role": "deco
 @click.option("--startup-jitter-s", type=click.FloatRange(0), default=0.0, show_default=True, help="Up to this much longer, at random.")
 @click.option("--max-batched-tokens", type=click.IntRange(1), help="Most tokens of a prefill batch.  [default: 8192]")
 @click.option("--max-sequences", type=click.IntRange(1), help="Most requests of a batch.  [default: 1024]")
+@click.option("--reported-kv-tokens", type=click.IntRange(1), help="State this KV capacity on /metrics, whatever it is.  [default: the true one]")
+@click.option(
+    "--prompts",
+    type=click.Choice(["ids", "text"]),
+    default="ids",
+    show_default=True,
+    help="ids: token ids count exactly, and a word of a text is a token. text: token ids are refused, texts are counted as a tokenizer would.",
+)
 @click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True, help="Spread of every step: sigma of a log-normal factor.")
 @click.option("--model-error", type=float, default=0.0, show_default=True, help="Percent by which the engine is slower than its profile.")
 @click.option("--time-scale", type=float, default=1.0, show_default=True, help="Run this many times faster than the profile, start-up included.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of noise, jitter and output lengths.")
-@click.option("--fault", "faults", metavar="JSON", multiple=True, help=f"Fault in advance, {FAULT_EXAMPLE}. Repeatable.")
+@click.option("--fault", "faults", metavar="JSON", multiple=True, help=f"Fault in advance, {FAULT_EXAMPLE}. {FAULT_KINDS}. Repeatable.")
 @click.option("--log-format", type=click.Choice(["auto", "human", "json"]), default="auto", show_default=True, help="auto: human on a terminal.")
 def command(**flags: Any) -> None:
     """Serve an OpenAI-compatible engine that needs no GPU: latencies are those of a profile, tokens are filler.
 
     POST /v1/chat/completions and /v1/completions, GET /v1/models, /health, /metrics and /sim/state, POST /sim/faults. SIGTERM ends it.
+
+    One engine as a profile sweep measures it: --mode agg with --tp.
     """
     from sla_planner import logs
+    from sla_planner.engines.simulated.api import Prompts
     from sla_planner.engines.simulated.faults import parse_fault
     from sla_planner.engines.simulated.serving import ServeOptions, serve
 
@@ -54,6 +69,7 @@ def command(**flags: Any) -> None:
         port=flags["port"],
         faults=tuple(parse_fault(text) for text in flags["faults"]),
         target=target,
+        prompts=Prompts(flags["prompts"]),
     )
     workers = "1 worker" if flags["mode"] == "agg" else f"{fleet.prefill_workers} prefill, {fleet.decode_workers} decode"
     serve(options, announce=lambda url: click.echo(f"engine-sim ready on {url} (model {options.model}, {flags['mode']}: {workers})"))
@@ -66,7 +82,9 @@ def _fleet_options(flags: dict[str, Any]) -> Any:
 
     if flags["mode"] == "agg" and (flags["prefill_workers"], flags["decode_workers"]) != (1, 1):
         raise UsageError("an aggregated engine is one worker", hint="leave out --prefill-workers and --decode-workers, or take --mode disagg")
-    engine = _engine(flags["profile"], flags["tp"])
+    if flags["mode"] == "agg" and (flags["prefill_tp"] or flags["decode_tp"]):
+        raise UsageError("an aggregated engine has one tensor-parallel size", hint="give it with --tp, or take --mode disagg")
+    engine = _engine(flags["profile"], flags["prefill_tp"] or flags["tp"], flags["decode_tp"] or flags["tp"])
     return FleetOptions(
         law=BatchingLaw(engine, flags["max_batched_tokens"] or MAX_BATCHED_TOKENS, flags["max_sequences"] or MAX_SEQUENCES),
         mode=Mode(flags["mode"]),
@@ -78,6 +96,7 @@ def _fleet_options(flags: dict[str, Any]) -> Any:
         model_error_percent=flags["model_error"],
         time_scale=flags["time_scale"],
         seed=flags["seed"],
+        reported_kv_tokens=flags["reported_kv_tokens"],
     )
 
 
@@ -90,20 +109,28 @@ def _target(url: str, namespace: str, mode: str) -> Any:
     return open_virtual_client(url, namespace=namespace)
 
 
-def _engine(profile_dir: Path | None, tp: int | None) -> Any:
+def _engine(profile_dir: Path | None, prefill_tp: int | None, decode_tp: int | None) -> Any:
+    """None: the size that the profile selected."""
     from dataclasses import replace
 
-    from sla_planner.errors import UsageError
     from sla_planner.model.engine import engine_of
-    from sla_planner.model.profile import ParallelMapping
     from sla_planner.store.profile_files import read_profile, sample_profile_dir
 
     profile = read_profile(profile_dir or sample_profile_dir())
-    if tp is not None:
-        mapping = ParallelMapping(tp=tp)
-        measured = {each.mapping for each in profile.prefill} & {each.mapping for each in profile.decode}
-        if mapping not in measured:
-            labels = ", ".join(sorted(each.label for each in measured)) or "none for both phases"
-            raise UsageError(f"the profile has no TP{tp}", hint=f"it was measured at: {labels}")
-        profile = replace(profile, selected_prefill=mapping, selected_decode=mapping)
+    if prefill_tp is not None:
+        profile = replace(profile, selected_prefill=_measured(profile.prefill, prefill_tp, "prefill"))
+    if decode_tp is not None:
+        profile = replace(profile, selected_decode=_measured(profile.decode, decode_tp, "decode"))
     return engine_of(profile)
+
+
+def _measured(measurements: Sequence[Any], tp: int, phase: str) -> Any:
+    """The mapping of this tensor-parallel size."""
+    from sla_planner.errors import UsageError
+    from sla_planner.model.profile import ParallelMapping
+
+    mapping = ParallelMapping(tp=tp)
+    measured = [each.mapping for each in measurements]
+    if mapping not in measured:
+        raise UsageError(f"the profile has no TP{tp} for {phase}", hint=f"it was measured at: {', '.join(sorted(each.label for each in measured))}")
+    return mapping

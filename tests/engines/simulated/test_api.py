@@ -5,11 +5,11 @@ import random
 
 import pytest
 
-from sla_planner.engines.simulated.api import ApiError, Call, Endpoint, parse_call
+from sla_planner.engines.simulated.api import ApiError, Call, Endpoint, Prompts, parse_call
 
 
-def parse(endpoint: Endpoint = Endpoint.COMPLETIONS, **body: object) -> Call:
-    return parse_call(endpoint, json.dumps(body).encode(), model="m", max_kv_tokens=1000)
+def parse(endpoint: Endpoint = Endpoint.COMPLETIONS, prompts: Prompts = Prompts.IDS, **body: object) -> Call:
+    return parse_call(endpoint, json.dumps(body).encode(), model="m", max_kv_tokens=1000, prompts=prompts)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,27 @@ def test_isl_of_a_chat_is_that_of_its_texts():
     parts = [{"type": "text", "text": "two words"}, {"type": "text", "text": "one"}]
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": parts}, {"role": "assistant", "content": None}]
     assert parse(Endpoint.CHAT, messages=messages).isl_tokens == 5
+
+
+def test_isl_of_a_text_as_a_tokenizer_would_count():
+    # A start token, a token per word, one more for every r; a chat template of 3 tokens, and 4 per message.
+    assert parse(prompts=Prompts.TEXT, prompt="three words, no more").isl_tokens == 1 + 4 + 3
+    messages = [{"role": "user", "content": "a bird"}, {"role": "assistant", "content": "yes"}]
+    assert parse(Endpoint.CHAT, Prompts.TEXT, messages=messages).isl_tokens == 1 + 3 + 1 + 3 + 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([7, 8], "prompt: Input should be a valid string"),
+        ([[7, 8]], "prompt: Input should be a valid string"),
+        ("", "the prompt is empty"),
+    ],
+)
+def test_a_strict_server_refuses_token_ids(prompt, message):
+    with pytest.raises(ApiError, match=message) as refusal:
+        parse(prompts=Prompts.TEXT, prompt=prompt)
+    assert refusal.value.status == 400
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sla_planner.engines.simulated.api import Call, Endpoint
 from sla_planner.engines.simulated.exposition import Exposition, FleetMetrics, FrontendMetrics, Histogram
+from sla_planner.engines.simulated.options import Mode
 
 RECORDED = Path(__file__).parents[2] / "data" / "metrics" / "dynamo-frontend-1.6.1.txt"
 
@@ -69,7 +70,7 @@ def test_gauges_of_workers_and_queues(world):
             (sample.name, sample.labels["worker"]): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
-            if sample.name.startswith("vllm:") and sample.labels["model_name"] == "m"
+            if sample.name.startswith("vllm:") and sample.labels.get("model_name") == "m"
         }
         assert values["vllm:num_requests_running", "prefill-0"] == 1
         assert values["vllm:num_requests_running", "decode-0"] == 1
@@ -79,3 +80,21 @@ def test_gauges_of_workers_and_queues(world):
         assert 'vllm:num_requests_waiting{model_name="m",role="decode",worker="shared"} 0.0' in text
 
     world.run(world.options(), test)
+
+
+@pytest.mark.parametrize(
+    ("options", "stated"),
+    [
+        ({"mode": Mode.AGG, "same_gpus": True}, [("agg-0", "0", "62")]),  # 1000 tokens are 62 whole blocks of 16
+        ({"decode_workers": 2}, [("decode-0", "0", "62"), ("decode-1", "1", "62")]),
+        ({"reported_kv_tokens": 8000}, [("decode-0", "0", "500")]),
+    ],
+)
+def test_kv_capacity_of_workers_that_decode(world, options, stated):
+    async def test(fleet) -> None:
+        text = Exposition(FrontendMetrics("m"), FleetMetrics(fleet, "m")).text().decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples if sample.name == "vllm:cache_config_info"]
+        assert [(sample.labels["worker"], sample.labels["engine"], sample.labels["num_gpu_blocks"]) for sample in samples] == stated
+        assert {(sample.labels["block_size"], sample.value) for sample in samples} == {("16", 1.0)}
+
+    world.run(world.options(**options), test)

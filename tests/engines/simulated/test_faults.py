@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sla_planner.engines.simulated.faults import FaultInjector, parse_fault
+from sla_planner.engines.simulated.faults import FaultInjector, LastWords, parse_fault
 from sla_planner.engines.simulated.fleet import Fleet
 from sla_planner.engines.simulated.options import Role
 from sla_planner.errors import UsageError
@@ -113,6 +113,49 @@ def test_metrics_are_gone_until_the_last_fault_is_over(world):
     world.run(world.options(), test)
 
 
+@pytest.mark.parametrize(
+    ("share", "of_20"),
+    [(0.1, [10, 20]), (0.25, [4, 8, 12, 16, 20]), (0.3, [4, 7, 10, 14, 17, 20]), (1, list(range(1, 21)))],
+)
+def test_errors_are_evenly_spread(world, share, of_20):
+    async def test(fleet: Fleet) -> None:
+        injector = FaultInjector(fleet)
+        assert not injector.refuses()  # before the fault nothing is counted
+        assert injector.inject(parse_fault(json.dumps({"kind": "errors", "share": share, "duration_s": 5}))) == "requests"
+        assert [number for number in range(1, 21) if injector.refuses()] == of_20
+        await asyncio.sleep(6)
+        assert not any(injector.refuses() for _ in range(20))
+
+    world.run(world.options(), test)
+
+
+def test_short_answers_for_as_long_as_asked(world):
+    async def test(fleet: Fleet) -> None:
+        injector = FaultInjector(fleet)
+        injector.inject(parse_fault('{"kind": "short", "duration_s": 5}'))
+        assert [injector.shortened(osl) for osl in (1, 2, 101)] == [1, 1, 50]
+        injector.inject(parse_fault('{"kind": "short", "factor": 0.1}'))
+        assert injector.shortened(101) == 10
+        await asyncio.sleep(6)
+        assert injector.shortened(101) == 10
+
+    world.run(world.options(), test)
+
+
+def test_an_exit_is_told_once(world):
+    async def test(fleet: Fleet) -> None:
+        injector = FaultInjector(fleet)
+        assert injector.inject(parse_fault('{"kind": "exit", "after_s": 5, "code": 137, "message": "Killed"}')) == "exit in 5 s"
+        await asyncio.sleep(4)
+        assert not injector.ended.done()
+        injector.inject(parse_fault('{"kind": "exit", "after_s": 2}'))
+        assert await injector.ended == LastWords(137, "Killed")
+        assert asyncio.get_running_loop().time() == pytest.approx(5)
+        await asyncio.sleep(2)
+
+    world.run(world.options(), test)
+
+
 def test_nobody_to_strike(world):
     async def test(fleet: Fleet) -> None:
         with pytest.raises(UsageError, match=r"there is no worker 'decode-7'; workers: prefill-0, decode-0"):
@@ -128,6 +171,9 @@ def test_nobody_to_strike(world):
         ("{}", "kind: Field required"),
         ('{"kind": "melt"}', "kind: Input should be 'hang'"),
         ('{"kind": "hang"}', "a hang fault needs a role or a worker"),
+        ('{"kind": "errors", "share": 0}', "share: Input should be greater than 0"),
+        ('{"kind": "exit", "code": 256}', "code: Input should be less than or equal to 255"),
+        ('{"kind": "short", "factor": 1}', "a short fault of factor 1 shortens nothing; give a factor below 1"),
         ('{"kind": "slow", "role": "decode", "factor": 0}', "factor: Input should be greater than 0"),
         ('{"kind": "slow", "role": "decode", "speed": 2}', "speed: Extra inputs are not permitted"),
     ],

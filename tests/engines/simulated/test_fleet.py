@@ -288,3 +288,14 @@ def test_serves_only_with_a_ready_worker_in_every_role(world):
         assert not fleet.serves()
 
     world.run(world.options(), test)
+
+
+def test_an_aggregated_worker_runs_no_more_sequences_than_allowed(world):
+    async def test(fleet: Fleet) -> None:
+        sent = [world.submit(fleet, 100, 3) for _ in range(3)]
+        # The third prompt waits until the first has its last token, at 53.304.
+        assert await sent[0].end() == [20.0, 26.101, 53.304]
+        assert await sent[1].end() == [46.101, 53.304, 80.507]
+        assert await sent[2].end() == [73.304, 80.507, 86.609]
+
+    world.run(world.options(mode=Mode.AGG, same_gpus=True, max_sequences=2), test)

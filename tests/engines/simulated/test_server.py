@@ -13,9 +13,10 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sla_planner.engines.simulated.faults import parse_fault
+from sla_planner.engines.simulated.api import Prompts
+from sla_planner.engines.simulated.faults import LastWords, parse_fault
 from sla_planner.engines.simulated.fleet import Fleet
-from sla_planner.engines.simulated.options import FleetOptions, Role
+from sla_planner.engines.simulated.options import FleetOptions, Mode, Role
 from sla_planner.engines.simulated.serving import ServeOptions, running
 from sla_planner.errors import UsageError
 
@@ -27,6 +28,7 @@ class Front:
     url: str
     http: aiohttp.ClientSession
     fleet: Fleet
+    ended: asyncio.Future[LastWords]
 
     async def ask(self, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
         async with self.http.post(path, json=body) as answer:
@@ -66,7 +68,7 @@ async def front(options: FleetOptions, **serve: Any) -> AsyncIterator[Front]:
         running(ServeOptions(options, model="tiny", port=0, **serve)) as engine,
         aiohttp.ClientSession(engine.url, connector=aiohttp.TCPConnector(limit=0)) as http,
     ):
-        yield Front(engine.url, http, engine.fleet)
+        yield Front(engine.url, http, engine.fleet, engine.ended)
 
 
 def run(options: FleetOptions, test: Callable[[Front], Awaitable[None]], **serve: Any) -> None:
@@ -226,6 +228,76 @@ def test_metrics_gone_is_a_503_of_metrics_alone(options):
     run(options, test, faults=(parse_fault('{"kind": "metrics-gone"}'),))
 
 
+def test_errors_instead_of_answers_are_counted_as_such(options):
+    async def test(client: Front) -> None:
+        answers = [await client.ask("/v1/completions", prompt=[1], max_tokens=1, stream=False) for _ in range(4)]
+        assert [status for status, _ in answers] == [200, 500, 200, 500]
+        assert answers[1][1]["error"] == {"message": "no answer, as a fault asked", "type": "internal_error", "param": None, "code": 500}
+        assert await client.metric("dynamo_frontend_requests_total", error_type="internal", status="error") == 2
+        assert await client.metric("dynamo_frontend_requests_total", status="success") == 2
+        assert await client.metric("dynamo_frontend_queued_requests") == 0
+
+    run(options, test, faults=(parse_fault('{"kind": "errors", "share": 0.5}'),))
+
+
+def test_short_answers_say_stop_and_count_truly(options):
+    async def test(client: Front) -> None:
+        *tokens, usage = await client.stream("/v1/completions", prompt=[1, 2], max_tokens=6, stream_options={"include_usage": True})
+        assert [token["choices"][0]["finish_reason"] for token in tokens] == [None, None, "stop"]
+        assert usage["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+
+    run(options, test, faults=(parse_fault('{"kind": "short", "factor": 0.5}'),))
+
+
+def test_an_exit_cuts_streams_and_closes_the_port(options):
+    async def test(client: Front) -> None:
+        body = {"prompt": [1] * 100, "max_tokens": 500, "ignore_eos": True, "stream": True}
+        await client.hang(Role.DECODE)
+        async with client.http.post("/v1/completions", json=body) as answer:
+            await client.ask("/sim/faults", kind="exit", code=7, message="gone", after_s=0.01)
+            with pytest.raises(aiohttp.ClientError):
+                await answer.read()
+        assert await client.ended == LastWords(7, "gone")
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await client.get("/health")
+
+    run(options, test)
+
+
+def test_a_server_of_texts(options):
+    async def test(client: Front) -> None:
+        status, refusal = await client.ask("/v1/completions", prompt=[1, 2, 3], max_tokens=1)
+        assert (status, refusal["error"]["message"]) == (400, "prompt: Input should be a valid string")
+        _, answer = await client.ask("/v1/completions", prompt="bird on a tree", max_tokens=1)
+        assert answer["usage"]["prompt_tokens"] == 1 + 4 + 2
+
+    run(options, test, prompts=Prompts.TEXT)
+
+
+@pytest.mark.parametrize("prefilled", [False, True])
+def test_an_aggregated_worker_lets_go_of_requests_whose_clients_have_gone(world, prefilled):
+    """Two requests of 900 tokens do not fit the 1000 of the KV cache: the second runs only when the first has left."""
+    body = {"max_tokens": 50, "ignore_eos": True, "stream": True}
+
+    async def test(client: Front) -> None:
+        worker = next(client.fleet.workers(Role.AGG))
+        if not prefilled:
+            await client.hang(Role.AGG)
+        first = asyncio.create_task(client.ask("/v1/completions", prompt=[1] * 900, **body))
+        await until(lambda: worker.kv_tokens >= (901 if prefilled else 900))
+        worker.hang()
+        second = asyncio.create_task(client.stream("/v1/completions", prompt=[1] * 901, **body))
+        await until(lambda: len(client.fleet.waiting) == 1)
+        assert worker.load == 1
+        first.cancel()
+        await until(lambda: worker.load == worker.kv_tokens == 0)
+        worker.resume()
+        assert len(await second) == 50
+        assert worker.kv_tokens == 0
+
+    run(world.options(mode=Mode.AGG, same_gpus=True, time_scale=10), test)
+
+
 def test_health_needs_workers(world):
     async def test(client: Front) -> None:
         assert (await client.get("/health"))[0] == 503
@@ -245,8 +317,19 @@ def test_models_and_state(options):
         assert state["timing"]["steps"] == 20
         assert state["gpu_seconds"]["decode"] > state["gpu_seconds"]["prefill"] > 0
         assert state["settled"] is True
+        assert (state["max_kv_tokens"], state["max_sequences"]) == (1000, 1024)
 
     run(options, test)
+
+
+def test_a_kv_capacity_that_is_not_true_is_stated_everywhere_and_changes_nothing(world):
+    async def test(client: Front) -> None:
+        assert await client.metric("vllm:cache_config_info", num_gpu_blocks="250", block_size="16") == 1
+        assert json.loads((await client.get("/sim/state"))[1])["max_kv_tokens"] == 4000
+        status, refusal = await client.ask("/v1/completions", prompt=[1] * 1500, max_tokens=1)
+        assert (status, "holds 1000" in refusal["error"]["message"]) == (400, True)
+
+    run(world.options(reported_kv_tokens=4000), test)
 
 
 @pytest.mark.parametrize(

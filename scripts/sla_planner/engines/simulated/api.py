@@ -1,7 +1,12 @@
 """What clients send: the OpenAI requests that the simulated engine understands, checked, and reduced to lengths.
 
-No tokenizer: the ISL of a text is its number of whitespace-separated words, of a chat the sum over the texts of its messages; a list of token ids
-counts exactly. An empty prompt is refused. The OSL, with M = `max_tokens` (or `max_completion_tokens`; default `DEFAULT_MAX_TOKENS`):
+No tokenizer. How prompts are taken and counted (`Prompts`):
+
+    ids      token ids count exactly; a text has as many tokens as words between white space, a chat those of its messages
+    text     as strict servers with a tokenizer: token ids are refused; a text has a start token, a token per word and one more for every letter r;
+             a chat template adds 3 tokens, and 4 per message
+
+An empty prompt is refused. The OSL, with M = `max_tokens` (or `max_completion_tokens`; default `DEFAULT_MAX_TOKENS`):
 
     ignore_eos         M
     otherwise          uniform on [max(1, min_tokens), M], drawn from the server's seeded generator, as if an end-of-sequence token had come
@@ -28,6 +33,23 @@ class Endpoint(StrEnum):
 
     CHAT = "chat_completions"
     COMPLETIONS = "completions"
+
+
+class Prompts(StrEnum):
+    """What a server takes as a prompt."""
+
+    IDS = "ids"
+    TEXT = "text"
+
+    def text_tokens(self, text: str) -> int:
+        words = len(text.split())
+        return words if self is Prompts.IDS else words + text.count("r")
+
+    def start_tokens(self) -> int:
+        return 0 if self is Prompts.IDS else 1
+
+    def template_tokens(self, messages: int) -> int:
+        return 0 if self is Prompts.IDS else 3 + 4 * messages
 
 
 class ApiError(Exception):
@@ -89,7 +111,8 @@ class _Body(_Lengths, ABC):
         )
 
     @abstractmethod
-    def isl_tokens(self) -> int: ...
+    def isl_tokens(self, prompts: Prompts) -> int:
+        """0 for an empty prompt."""
 
 
 class _TextPart(BaseModel):
@@ -105,41 +128,42 @@ class _Message(BaseModel):
 class _ChatBody(_Body):
     messages: Annotated[list[_Message], Field(min_length=1)]
 
-    def isl_tokens(self) -> int:
+    def isl_tokens(self, prompts: Prompts) -> int:
         total = 0
         for message in self.messages:
             parts = [message.content or ""] if not isinstance(message.content, list) else [part.text for part in message.content]
-            total += sum(_words(part) for part in parts)
-        return total
+            total += sum(prompts.text_tokens(part) for part in parts)
+        return total and total + prompts.start_tokens() + prompts.template_tokens(len(self.messages))
 
 
 class _CompletionBody(_Body):
     prompt: str | list[int] | list[str] | list[list[int]]
 
-    def isl_tokens(self) -> int:
+    def isl_tokens(self, prompts: Prompts) -> int:
         prompt = self.prompt
         if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
             if len(prompt) > 1:
                 raise ApiError(400, f"{len(prompt)} prompts in one request; send one prompt per request")
             prompt = prompt[0]
-        return _words(prompt) if isinstance(prompt, str) else len(prompt)
-
-
-def _words(text: str) -> int:
-    return len(text.split())
+        if isinstance(prompt, str):
+            tokens = prompts.text_tokens(prompt)
+            return tokens and tokens + prompts.start_tokens()
+        if prompts is Prompts.TEXT:
+            raise ApiError(400, "prompt: Input should be a valid string")
+        return len(prompt)
 
 
 _BODIES: dict[Endpoint, type[_Body]] = {Endpoint.CHAT: _ChatBody, Endpoint.COMPLETIONS: _CompletionBody}
 
 
-def parse_call(endpoint: Endpoint, raw: bytes, *, model: str, max_kv_tokens: int) -> Call:
+def parse_call(endpoint: Endpoint, raw: bytes, *, model: str, max_kv_tokens: int, prompts: Prompts = Prompts.IDS) -> Call:
     """Errors: `ApiError`."""
     body = _validate(endpoint, raw)
     if body.model not in (None, model):
         raise ApiError(404, f"The model {body.model!r} does not exist; this server has {model!r}", "model_not_found")
     if body.n != 1:
         raise ApiError(400, f"n is {body.n}; this engine gives one answer per request")
-    isl_tokens = body.isl_tokens()
+    isl_tokens = body.isl_tokens(prompts)
     if not isl_tokens:
         raise ApiError(400, "the prompt is empty")
     lengths = body.lengths

@@ -1,9 +1,10 @@
-"""/metrics: the names, labels and buckets of a Dynamo frontend (as recorded from 1.6.1) and, per worker, three gauges under vLLM's names.
+"""/metrics: the names, labels and buckets of a Dynamo frontend (as recorded from 1.6.1) and, per worker, gauges under vLLM's names.
 
 As in Dynamo: `requests_total` counts at completion; TTFT and ITL are of streaming requests only, ITL one observation per token after the first;
 `queued_requests` are those without a first token yet. A request that was refused (4xx) is in no metric.
 
-The gauges carry `role` and `worker`. Waiting requests wait in queues that the workers of a role share: `worker="shared"`.
+The gauges carry `role` and `worker`. As vLLM does, a worker that decodes states its KV capacity as labels of `cache_config_info`, in whole blocks of
+`BLOCK_TOKENS`: capacity = num_gpu_blocks * block_size. Waiting requests wait in queues that the workers of a role share: `worker="shared"`.
 
 Counts are plain integers and lists: an observation per token has to cost well under a microsecond.
 """
@@ -28,6 +29,7 @@ TTFT_S = (0, 0.0022, 0.0047, 0.01, 0.022, 0.047, 0.1, 0.22, 0.47, 1, 2.2, 4.7, 1
 ITL_S = (0, 0.0018, 0.0033, 0.0059, 0.011, 0.02, 0.035, 0.064, 0.12, 0.21, 0.38, 0.69, 1.2, 2.3, 4.1, 7.4, 13, 24, 44, 80)
 DURATION_S = (0, 2, 4, 8, 16, 32, 64, 130, 260, 510)
 ISL_TOKENS = (0, 100, 210, 430, 870, 1800, 3600, 7400, 15000, 31000, 63000, 130000)
+BLOCK_TOKENS = 16  # of KV: vLLM's default
 OSL_TOKENS = (0, 100, 210, 430, 880, 1800, 3700, 7600, 16000, 32000)
 
 
@@ -131,7 +133,16 @@ class FleetMetrics:
         for role in self._fleet.roles:
             queue = self._fleet.handover if role is Role.DECODE else self._fleet.waiting
             waiting.add_metric([self._model, role, "shared"], len(queue))
-        yield from (running, waiting, kv_usage)
+        yield from (running, waiting, kv_usage, self._cache_config())
+
+    def _cache_config(self) -> Metric:
+        labels = ["block_size", "cache_dtype", "engine", "num_gpu_blocks", "role", "worker"]
+        family = GaugeMetricFamily("vllm:cache_config_info", "Information of the LLMEngine CacheConfig", labels=labels)
+        blocks = str(self._fleet.options.stated_kv_tokens // BLOCK_TOKENS)
+        decoding = (worker for worker in self._fleet.workers() if worker.role is not Role.PREFILL)
+        for number, worker in enumerate(decoding):
+            family.add_metric([str(BLOCK_TOKENS), "auto", str(number), blocks, worker.role, worker.name], 1)
+        return family
 
 
 class Exposition:

@@ -30,6 +30,7 @@ class Role(StrEnum):
 @dataclass(frozen=True, slots=True)
 class FleetOptions:
     """`noise` is the sigma of a log-normal factor of mean 1 on every step; `model_error_percent` 10 = the engine is 10 % slower than its profile.
+    `reported_kv_tokens`: the KV capacity that the engine states in place of its own, for whoever should notice.
 
     Errors: `UsageError` for a value out of range.
     """
@@ -44,6 +45,12 @@ class FleetOptions:
     model_error_percent: float = 0.0
     time_scale: float = 1.0
     seed: int = 0
+    reported_kv_tokens: int | None = None
+
+    @property
+    def stated_kv_tokens(self) -> int:
+        """What the engine says of its KV capacity, per worker."""
+        return self.law.engine.decode.max_kv_tokens if self.reported_kv_tokens is None else self.reported_kv_tokens
 
     def __post_init__(self) -> None:
         for name in ("prefill_workers", "decode_workers", "startup_s", "startup_jitter_s", "noise"):

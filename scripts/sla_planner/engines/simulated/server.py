@@ -17,7 +17,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from sla_planner.engines.simulated.api import ApiError, Call, Endpoint, parse_call
+from sla_planner.engines.simulated.api import ApiError, Call, Endpoint, Prompts, parse_call
 from sla_planner.engines.simulated.exposition import Exposition, FleetMetrics, FrontendMetrics
 from sla_planner.engines.simulated.faults import FaultInjector, parse_fault
 from sla_planner.engines.simulated.fleet import Fleet
@@ -105,10 +105,11 @@ class Served:
 class EngineServer:
     """Routes. `fleet` must have been started on the running loop."""
 
-    def __init__(self, fleet: Fleet, model: str) -> None:
+    def __init__(self, fleet: Fleet, model: str, prompts: Prompts = Prompts.IDS) -> None:
         self.faults = FaultInjector(fleet)
         self._fleet = fleet
         self._model = model
+        self._prompts = prompts
         self._loop = asyncio.get_running_loop()
         self._metrics = FrontendMetrics(model)
         self._exposition = Exposition(self._metrics, FleetMetrics(fleet, model))
@@ -129,16 +130,18 @@ class EngineServer:
     async def _generate(self, http: web.Request) -> web.StreamResponse:
         arrived_s = self._loop.time()
         capacity = self._fleet.options.law.engine.decode.max_kv_tokens
-        call = parse_call(ROUTES[http.path], await http.read(), model=self._model, max_kv_tokens=capacity)
+        call = parse_call(ROUTES[http.path], await http.read(), model=self._model, max_kv_tokens=capacity, prompts=self._prompts)
         if call.stream and http.version < HttpVersion11:
             raise ApiError(400, "streaming needs HTTP/1.1")
-        osl_tokens = call.draw_osl(self._eos)
+        osl_tokens = self.faults.shortened(call.draw_osl(self._eos))
         answer = Answer(osl_tokens, self._metrics, arrived_s=arrived_s, stream=call.stream)
         request = Request(call.isl_tokens, osl_tokens, answer)
         served = Served(http, call, request, answer, AnswerText(call, osl_tokens, self._model, next(self._numbers)))
         self._metrics.started(call)
         error_type = "cancelled"
         try:
+            if self.faults.refuses():
+                raise ApiError(500, "no answer, as a fault asked", "internal_error")
             self._fleet.submit(request)
             response = await (self._stream(served) if call.stream else self._whole(served))
             error_type = "internal" if answer.error else ""
@@ -198,7 +201,8 @@ class EngineServer:
 
 
 def fleet_state(fleet: Fleet) -> dict[str, Any]:
-    """What /sim/state says of the fleet. `gpu_seconds`: wall-clock seconds times GPUs, from launch to exit, start-up and drain included."""
+    """What /sim/state says of the fleet. `gpu_seconds`: wall-clock seconds times GPUs, from launch to exit, start-up and drain included.
+    `max_kv_tokens`: of one worker that decodes, as /metrics states it."""
     statistics = fleet.shared.statistics
     p50, p95 = statistics.error_percentiles()
     return {
@@ -220,6 +224,8 @@ def fleet_state(fleet: Fleet) -> dict[str, Any]:
         "settled": fleet.settled,
         "queued": {"prefill": len(fleet.waiting), "decode": len(fleet.handover)},
         "gpu_seconds": {role: fleet.gpu_seconds(role) for role in fleet.roles},
+        "max_kv_tokens": fleet.options.stated_kv_tokens,
+        "max_sequences": fleet.options.law.max_sequences,
         "timing": {
             "steps": statistics.steps,
             "late_steps": statistics.late_steps,

@@ -1,17 +1,24 @@
-"""Runs the simulated engine until SIGINT or SIGTERM: the fleet, its HTTP front, faults asked for in advance, and the virtual target it follows."""
+"""Runs the simulated engine until SIGINT or SIGTERM: the fleet, its HTTP front, faults asked for in advance, and the virtual target it follows.
+
+An `exit` fault ends the whole engine. In a process of its own (`serve`) that is the end of the process: the last words on stderr, and no clean-up.
+Within another process (`running`) the port is closed, every connection is cut in the middle, and `ended` says so; the block itself goes on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 
-from sla_planner.engines.simulated.faults import Fault
+from sla_planner.engines.simulated.api import Prompts
+from sla_planner.engines.simulated.faults import Fault, LastWords
 from sla_planner.engines.simulated.fleet import Fleet
 from sla_planner.engines.simulated.options import FleetOptions
 from sla_planner.engines.simulated.server import EngineServer
@@ -32,6 +39,7 @@ class ServeOptions:
     port: int = 8000
     faults: tuple[Fault, ...] = ()
     target: DecisionSource[Any] | None = None
+    prompts: Prompts = Prompts.IDS
 
 
 def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
@@ -42,11 +50,12 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunningEngine:
-    """`following` ends only with an error."""
+    """`following` ends only with an error, `ended` only with an `exit` fault."""
 
     url: str
     fleet: Fleet
     following: asyncio.Task[None] | None
+    ended: asyncio.Future[LastWords]
 
 
 @contextlib.asynccontextmanager
@@ -54,21 +63,23 @@ async def running(options: ServeOptions) -> AsyncIterator[RunningEngine]:
     """The engine, answering requests. Errors: `UsageError` when the address cannot be bound, or a fault strikes no worker."""
     fleet = Fleet(options.fleet)
     fleet.start()
-    server = EngineServer(fleet, options.model)
+    server = EngineServer(fleet, options.model, options.prompts)
     # A handler is cancelled when its client goes: that is what frees the request's slot.
     front = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S)
     await front.setup()
-    following = None
+    following = cut = None
     try:
         url = await _listen(front, options.host, options.port)
+        cut = asyncio.create_task(_cut_when_ended(front, server.faults.ended))
         for fault in options.faults:
             server.faults.inject(fault)
         if options.target is not None:
             following = asyncio.create_task(follow(fleet, options.target))
-        yield RunningEngine(url, fleet, following)
+        yield RunningEngine(url, fleet, following, server.faults.ended)
     finally:
-        if following is not None:
-            following.cancel()
+        for task in (following, cut):
+            if task is not None:
+                task.cancel()
         fleet.close()
         await front.cleanup()
 
@@ -78,12 +89,31 @@ async def _serve(options: ServeOptions, announce: Callable[[str], None]) -> None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running(options) as engine:
-        announce(engine.url)
-        ends: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+        if not engine.ended.done():
+            announce(engine.url)
+        ends: list[asyncio.Future[Any]] = [asyncio.create_task(stop.wait()), engine.ended]
         if engine.following is not None:
             ends.append(engine.following)
         ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if engine.ended in ended:
+            _die(engine.ended.result())
         ended.pop().result()
+
+
+def _die(words: LastWords) -> NoReturn:
+    sys.stderr.write(f"{words.message}\n")
+    sys.stderr.flush()
+    os._exit(words.code)
+
+
+async def _cut_when_ended(front: web.AppRunner, ended: asyncio.Future[LastWords]) -> None:
+    await asyncio.shield(ended)
+    for site in list(front.sites):
+        await site.stop()
+    for connection in front.server.connections if front.server else ():
+        connection.force_close()
+        if connection.transport is not None:
+            connection.transport.abort()
 
 
 async def _listen(front: web.AppRunner, host: str, port: int) -> str:
