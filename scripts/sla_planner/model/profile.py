@@ -137,6 +137,7 @@ def slowed(profile: Profile, factor: float) -> Profile:
         replace(
             m,
             points=tuple(replace(p, ttft_ms=p.ttft_ms * factor, throughput_per_gpu=p.throughput_per_gpu / factor) for p in m.points),
+            batched=tuple(replace(p, ttft_ms=p.ttft_ms * factor, throughput_per_gpu=p.throughput_per_gpu / factor) for p in m.batched),
         )
         for m in profile.prefill
     )

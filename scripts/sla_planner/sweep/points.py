@@ -65,6 +65,10 @@ class PrefillSeen:
     def typical_ms(self) -> float:
         return median(self.ttft_ms)
 
+    @property
+    def mean_ms(self) -> float:
+        return fmean(self.ttft_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeSeen:

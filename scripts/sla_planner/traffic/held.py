@@ -48,7 +48,8 @@ class Growth:
 class BatchWindow:
     """One window. `itl_ms`: mean gap of each stream that made two events or more; `tokens`: of all streams within `window_s`; `running`: streams that
     made any; `context_tokens`: prompt and tokens so far at mid-window, mean of the running; `steps`: tokens of the median stream; `ended`: streams
-    that finished or failed meanwhile (`max_tokens` is too small), `failed`: what went wrong with those that did not finish.
+    that finished or failed meanwhile (`max_tokens` is too small), `failed`: what went wrong with those that did not finish; `events_per_read`: more
+    than the server sends at once when the client lags behind it.
     """
 
     running: int
@@ -60,6 +61,7 @@ class BatchWindow:
     ended: int
     failed: tuple[str, ...]
     client_lag_ms: float
+    events_per_read: float = 1.0
 
     @property
     def stalled(self) -> bool:
@@ -262,6 +264,7 @@ def _cut(streams: Sequence[_HeldStream], isl_tokens: int, tokens_per_event: floa
         ended=ended,
         failed=failed,
         client_lag_ms=client_lag_ms,
+        events_per_read=sum(stream.made for stream in marked) / max(sum(len(stream.marks) - 1 for stream in marked), 1),
     )
 
 

@@ -1,0 +1,322 @@
+"""One sweep from its settings to its results folder.
+
+    what will be done, and its cost  ->  measure  ->  pick  ->  files  ->  verify  ->  files, page, last lines
+
+The files are written before the verification too: whatever happens then, the profile is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from sla_planner import __version__, atomic
+from sla_planner.config import Loaded
+from sla_planner.errors import InfeasibleError, InterruptedRun, PlannerError, UsageError
+from sla_planner.logs import setup
+from sla_planner.model.profile import ParallelMapping, Profile, Provenance
+from sla_planner.model.selection import choose
+from sla_planner.report.sweep_page import html
+from sla_planner.report.sweep_plots import pictures
+from sla_planner.report.sweep_progress import SweepProgress, plain_line
+from sla_planner.report.sweep_wording import comparison_table, headline, infeasible, suggested_lines, verification_text
+from sla_planner.stages.sweep_sources import Source, pair_launcher, source_of
+from sla_planner.store.point_files import PointFiles
+from sla_planner.store.profile_files import PROFILE_JSON, write_json_twins, write_npz_tree, write_profile_json
+from sla_planner.sweep.assemble import candidates_of, decode_candidates, measured_profile, prefill_candidates
+from sla_planner.sweep.checkpoint import Checkpoint
+from sla_planner.sweep.estimate import estimate
+from sla_planner.sweep.points import EngineFacts, Point
+from sla_planner.sweep.port import Deployment, Phase
+from sla_planner.sweep.result import Cost, Goal, Progress, SweepResult, Verification
+from sla_planner.sweep.runner import MappingRun, Sweep
+from sla_planner.sweep.verify import Pick, verify
+from sla_planner.sweep_config import SweepConfig
+
+REPORT = "report.html"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+log = logging.getLogger(__name__)
+
+
+def run(loaded: Loaded[SweepConfig]) -> None:
+    """Sweep, and leave the results in the output folder. Raises `InfeasibleError` in the end when nothing keeps the promise."""
+    config = loaded.config
+    setup(config.log_format)
+    for line in loaded.describe():
+        log.info(line)
+    source = source_of(config)
+    deployments = source.space.deployments(separate_phases=config.separate_phases)
+    for label, reason in source.space.left_out:
+        log.info("Left out: %s: %s", label, reason)
+    if source.launcher is not None or config.dgd is not None:
+        for line in estimate(source.space, config.goal(), config.estimate_options()).lines():
+            log.info(line)
+    if config.dry_run:
+        _write_all(config.output_dir, source.manifests(deployments))
+        return
+    with PointFiles(config.output_dir / "points") as points:
+        for warning in points.warnings:
+            log.warning(warning)
+        result = _until_stopped(_Run(loaded, source, points), deployments)
+    _tell(result, config)
+
+
+def _until_stopped(sweep: _Run, deployments: Sequence[Deployment]) -> SweepResult:
+    """Run it; a signal ends it with everything that was measured on disk and no engine left."""
+
+    async def main() -> SweepResult:
+        task = asyncio.ensure_future(sweep.result(deployments))
+        for number in STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            tally = f"{sweep.measured} points measured" if sweep.measured else "nothing measured yet"
+            raise InterruptedRun(f"stopped, {tally}", hint="the same command goes on from here") from None
+
+    return asyncio.run(main())
+
+
+class _Run:
+    """One sweep under way."""
+
+    def __init__(self, loaded: Loaded[SweepConfig], source: Source, points: PointFiles) -> None:
+        self.config, self.source, self.loaded = loaded.config, source, loaded
+        self.goal: Goal = self.config.goal()
+        self.measured = 0
+        self._checkpoint: Checkpoint = _Anew(points) if self.config.force_rerun else points
+
+    async def result(self, deployments: Sequence[Deployment]) -> SweepResult:
+        """Measured or computed, picked, verified; all files written."""
+        with _progress(self.config) as tell:
+            result = await (self._offline(tell) if self.config.use_ai_configurator else self._online(deployments, tell))
+            self._write(result)
+            if self.config.verify and self.source.launcher is not None and result.feasible:
+                result = await self._verified(result, tell)
+                self._write(result)
+        return result
+
+    async def _online(self, deployments: Sequence[Deployment], tell: Callable[[Progress], None]) -> SweepResult:
+        runs, sweep = await self._sweep(deployments, tell)
+        profile = measured_profile(runs, self.goal, self._provenance(runs, "measured"))
+        of_prefill = [run for run in runs if run.deployment.phase is not Phase.DECODE]
+        of_decode = [run for run in runs if run.deployment.phase is not Phase.PREFILL]
+        return self._picked(profile, prefill_candidates(of_prefill, self.goal), decode_candidates(of_decode, self.goal), runs, sweep)
+
+    async def _offline(self, tell: Callable[[Progress], None]) -> SweepResult:
+        """Computed; corrected with measured points of the mappings that it would pick, where engines can be started."""
+        from sla_planner.engines.ai_configurator import OfflineRequest, offline_profile
+        from sla_planner.model.calibrated import calibrated
+
+        config, space = self.config, self.source.space
+        computed = offline_profile(
+            OfflineRequest(
+                model=config.aic_hf_id or config.model or "",
+                system=config.aic_system or "",
+                backend=config.backend,
+                prefill=space.prefill,
+                decode=space.decode,
+                max_context_tokens=config.max_context_length or 0,
+                backend_version=config.aic_backend_version or "",
+            )
+        )
+        result = self._picked(computed.profile, *candidates_of(computed.profile, self.goal), [], None)
+        result = replace(result, left_out=(*result.left_out, *computed.left_out), warnings=(*result.warnings, *computed.notes))
+        if self.source.launcher is None:
+            return result
+        mappings = dict.fromkeys((result.prefill.nearest.mapping, result.decode.nearest.mapping))
+        if config.endpoint is not None:
+            mappings = dict.fromkeys((space.prefill[0],))
+        runs, sweep = await self._sweep([Deployment(mapping) for mapping in mappings], tell)
+        measured = measured_profile(runs, self.goal, self._provenance(runs, "measured"))
+        profile = calibrated(computed.profile, measured)
+        corrected = self._picked(profile, *candidates_of(profile, self.goal), runs, sweep)
+        return replace(corrected, left_out=result.left_out, warnings=(*computed.notes, *corrected.warnings))
+
+    async def _sweep(self, deployments: Sequence[Deployment], tell: Callable[[Progress], None]) -> tuple[list[MappingRun], Sweep]:
+        assert self.source.launcher is not None
+
+        def watch(progress: Progress) -> None:
+            self.measured += progress.point is not None and not progress.reused
+            tell(progress)
+
+        sweep = Sweep(self.goal, self.source.options(self.config), self.source.launcher, self._checkpoint, watch)
+        return await sweep.run(deployments), sweep
+
+    def _picked(self, profile: Profile, prefill: Sequence, decode: Sequence, runs: Sequence[MappingRun], sweep: Sweep | None) -> SweepResult:  # type: ignore[type-arg]
+        of_prefill, of_decode = choose(prefill, self.goal.promise.ttft_ms), choose(decode, self.goal.promise.itl_ms)
+        tally = sweep.tally if sweep else None
+        return SweepResult(
+            goal=self.goal,
+            profile=replace(profile, selected_prefill=of_prefill.nearest.mapping, selected_decode=of_decode.nearest.mapping),
+            prefill=of_prefill,
+            decode=of_decode,
+            prefill_candidates=tuple(prefill),
+            decode_candidates=tuple(decode),
+            points=tuple(point for run in runs for point in run.points),
+            facts={run.deployment.mapping: run.facts for run in runs},
+            cost=Cost(tally.wall_s, tally.gpu_s / 3600, tally.deployments, tally.measured, tally.reused) if tally else Cost(0, 0, 0, 0, 0),
+            left_out=(*self.source.space.left_out, *(sweep.left_out if sweep else ())),
+            warnings=tuple(warning for run in runs for warning in run.warnings),
+        )
+
+    async def _verified(self, result: SweepResult, tell: Callable[[Progress], None]) -> SweepResult:
+        """`result` with what its pick does in use; what goes wrong then is a warning: the profile stands."""
+        assert self.source.launcher is not None
+        profile, both = result.profile, set(self.source.space.prefill) & set(self.source.space.decode)
+
+        def deployment(mapping: ParallelMapping, phase: Phase) -> Deployment:
+            return Deployment(mapping, Phase.BOTH if mapping in both and not self.config.separate_phases else phase)
+
+        def doing(what: str) -> None:
+            done = result.cost.measured + result.cost.reused
+            tell(Progress(what, done, done, result.cost.wall_s, None))
+
+        pair = pair_launcher(self.config, self.source.backend, profile.selected_prefill, profile.selected_decode)
+        pick = Pick(
+            self.source.launcher, deployment(profile.selected_prefill, Phase.PREFILL), deployment(profile.selected_decode, Phase.DECODE), pair
+        )
+        try:
+            verification: Verification = await verify(profile, self.goal, pick, self.config.prompt_form, doing)
+        except PlannerError as error:
+            return replace(result, warnings=(*result.warnings, f"the pick was not verified: {error}"))
+        return replace(result, verification=verification)
+
+    def _provenance(self, runs: Sequence[MappingRun], source: str) -> Provenance:
+        facts = runs[0].facts if runs else None
+        return Provenance(
+            source=source,
+            model=facts.model if facts else "",
+            engine=self.config.backend,
+            gpu=self.config.aic_system or "",
+            image=self.config.image or "",
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _write(self, result: SweepResult) -> None:
+        folder = self.config.output_dir
+        write_npz_tree(result.profile, folder)
+        write_json_twins(result.profile, folder)
+        drawn = pictures(result)
+        for name, png in drawn.items():
+            _folder(folder / name)
+            atomic.write_bytes(folder / name, png)
+        facts = [("Version", f"sla-planner {__version__}"), *((setting.path, setting.value) for setting in self.loaded.settings())]
+        atomic.write_text(folder / REPORT, html(result, drawn, facts))
+        write_profile_json(result.profile, folder / PROFILE_JSON)  # last: a folder with a profile.json is whole
+
+
+class _Anew:
+    """A checkpoint that forgets what earlier runs measured."""
+
+    def __init__(self, points: PointFiles) -> None:
+        self._points = points
+        self._own: set[str] = set()
+
+    def facts(self, key: str) -> EngineFacts | None:
+        return self._points.facts(key) if key in self._own else None
+
+    def point(self, key: str) -> Point | None:
+        return self._points.point(key) if key in self._own else None
+
+    def save_facts(self, key: str, facts: EngineFacts) -> None:
+        self._own.add(key)
+        self._points.save_facts(key, facts)
+
+    def save_point(self, key: str, point: Point) -> None:
+        self._own.add(key)
+        self._points.save_point(key, point)
+
+
+def _write_all(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        _folder(folder / name)
+        atomic.write_text(folder / name, text)
+        click.echo(folder / name)
+
+
+def _folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the directory {path.parent}: {error.strerror}", hint="choose another --output-dir") from None
+
+
+def _tell(result: SweepResult, config: SweepConfig) -> None:
+    """The end: what was found, on stdout."""
+    for warning in result.warnings:
+        log.warning(warning)
+    if result.verification is not None:
+        log.info("Verified: %s", verification_text(result.verification))
+        for warning in result.verification.warnings:
+            log.warning("In use: %s", warning)
+    if config.json_output:
+        click.echo(json.dumps(_document(result, config)))
+    else:
+        click.echo(f"\n{comparison_table(result)}\n\n{headline(result)}\nReport: {config.output_dir / REPORT}\n")
+        click.echo("\n".join(suggested_lines(result)))
+    if not result.feasible:
+        message, hint = infeasible(result)
+        raise InfeasibleError(message, hint=hint)
+
+
+def _document(result: SweepResult, config: SweepConfig) -> dict[str, object]:
+    sides = {"prefill": result.prefill, "decode": result.decode}
+    return {
+        "feasible": result.feasible,
+        **{
+            phase: {
+                "mapping": choice.nearest.mapping.label,
+                "gpus": choice.nearest.mapping.gpus,
+                "kept": choice.picked is not None,
+                "latency_ms": choice.nearest.latency_ms,
+                "throughput_per_gpu": choice.nearest.throughput_per_gpu,
+                "at": choice.nearest.at,
+            }
+            for phase, choice in sides.items()
+        },
+        "verification": None
+        if result.verification is None
+        else {
+            "requests": result.verification.requests,
+            "inside": result.verification.inside,
+            "failed": result.verification.failed,
+            "comparisons": [
+                {"what": one.what, "profile_ms": one.profile_ms, "measured_ms": one.measured_ms} for one in result.verification.comparisons
+            ],
+            "warnings": list(result.verification.warnings),
+        },
+        "cost": {
+            "wall_s": result.cost.wall_s,
+            "gpu_hours": result.cost.gpu_hours,
+            "deployments": result.cost.deployments,
+            "measured": result.cost.measured,
+            "reused": result.cost.reused,
+        },
+        "left_out": dict(result.left_out),
+        "warnings": list(result.warnings),
+        "output_dir": str(config.output_dir),
+    }
+
+
+def _progress(config: SweepConfig) -> AbstractContextManager[Callable[[Progress], None]]:
+    """A bar and lines for people, log lines for machines."""
+    if config.log_format == "human" or (config.log_format == "auto" and sys.stderr.isatty()):
+        return SweepProgress(sys.stderr)
+    return nullcontext(_log_progress)
+
+
+def _log_progress(progress: Progress) -> None:
+    if line := plain_line(progress):
+        log.info(line, extra={"done": progress.done, "expected": progress.expected, "remaining_s": progress.remaining_s})

@@ -1,0 +1,142 @@
+"""From the settings of a sweep to what it measures: the mappings, the engines' launchers, what is known of the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sla_planner.engines.backend import Backend
+from sla_planner.engines.backends import backend
+from sla_planner.engines.endpoint import EndpointLauncher
+from sla_planner.engines.process import ProcessLauncher
+from sla_planner.errors import UsageError
+from sla_planner.model.profile import ParallelMapping
+from sla_planner.sweep.capacity import estimated_kv_tokens
+from sla_planner.sweep.model_shape import ModelShape
+from sla_planner.sweep.port import Deployment, Launcher, Phase
+from sla_planner.sweep.space import SearchSpace, search_space
+from sla_planner.sweep_config import SweepConfig
+
+if TYPE_CHECKING:
+    from sla_planner.sweep.runner import Options
+
+CONTEXT_OF_GOAL = 2  # times the goal's lengths, where nobody says how long a context may be
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a sweep measures. `launcher` is None where nothing can be started (a manifest to derive from, an offline profile)."""
+
+    backend: Backend
+    shape: ModelShape
+    space: SearchSpace
+    max_context_tokens: int
+    launcher: Launcher | None
+    manifests: Callable[[Sequence[Deployment]], dict[str, str]]
+
+    def options(self, config: SweepConfig) -> Options:
+        """How far the sweep goes."""
+        from sla_planner.sweep.runner import Options
+
+        return Options(
+            max_context_tokens=self.max_context_tokens,
+            most_prefill_points=config.prefill_interpolation_granularity,
+            most_decode_points=config.decode_interpolation_granularity,
+            prompt_form=config.prompt_form,
+            max_kv_tokens=config.max_kv_tokens,
+            kv_estimate=lambda deployment: estimated_kv_tokens(self.shape, config.hardware(), deployment.mapping),
+        )
+
+
+def source_of(config: SweepConfig) -> Source:
+    """What `config` asks for. Raises `UsageError` for a file, backend or template that cannot be used, or when no mapping is left."""
+    engine = backend(config.backend)
+    shape = _shape(config)
+    goal = config.goal()
+    moe = shape.moe if config.is_moe_model is None else config.is_moe_model
+    space = search_space(config.backend, shape, config.hardware(), moe=moe)
+    if config.endpoint is not None:  # one engine that does both, whatever it is
+        space = SearchSpace(space.prefill[:1], space.prefill[:1], space.left_out)
+    _check_template(config, space)
+    longest = config.max_context_length or shape.max_context_tokens or CONTEXT_OF_GOAL * (goal.isl_tokens + goal.osl_tokens)
+    launcher, manifests = _launcher(config, engine, space)
+    return Source(engine, shape, space, longest, launcher, manifests)
+
+
+def pair_launcher(config: SweepConfig, engine: Backend, prefill: ParallelMapping, decode: ParallelMapping) -> ProcessLauncher | None:
+    """What starts both picks behind one port, when the user said how."""
+    if config.verify_command is None:
+        return None
+    template = config.verify_command.replace("{prefill_tp}", str(prefill.tp)).replace("{decode_tp}", str(decode.tp))
+    return ProcessLauncher(template, engine, model=config.model or "", ready_limit_s=config.ready_limit_s, log_dir=config.output_dir / "logs")
+
+
+def _launcher(config: SweepConfig, engine: Backend, space: SearchSpace) -> tuple[Launcher | None, Callable[[Sequence[Deployment]], dict[str, str]]]:
+    launcher: Launcher
+    if config.engine_command is not None:
+        launcher = ProcessLauncher(
+            config.engine_command,
+            engine,
+            model=config.model or "",
+            ready_limit_s=config.ready_limit_s,
+            log_dir=config.output_dir / "logs",
+            gpus_per_node=config.num_gpus_per_node,
+        )
+    elif config.endpoint is not None:
+        mapping = space.prefill[0]
+        launcher = EndpointLauncher(config.endpoint, mapping=mapping, backend=engine, model=config.model or "", max_kv_tokens=config.max_kv_tokens)
+    else:
+        return None, lambda deployments: _derived(config, engine, deployments)
+    return launcher, lambda deployments: dict(launcher.manifest(deployment) for deployment in deployments)
+
+
+def _check_template(config: SweepConfig, space: SearchSpace) -> None:
+    mappings = set(space.prefill) | set(space.decode)
+    if config.engine_command is None or len(mappings) == 1:
+        return
+    if not any(f"{{{name}}}" in config.engine_command for name in ("tp", "gpus", "dp", "ep")):
+        labels = ", ".join(sorted(mapping.label for mapping in mappings))
+        raise UsageError(f"--engine-command starts the same engine for {labels}", hint="put {tp} where its GPU count goes, or give --max-num-gpus 1")
+
+
+def _derived(config: SweepConfig, engine: Backend, deployments: Sequence[Deployment]) -> dict[str, str]:
+    """The manifests of all engines, prefill-only and decode-only where a deployment is to serve both."""
+    from sla_planner.engines.dgd import derive, read_dgd, to_yaml
+
+    if config.dgd is None:
+        return {}
+    document = read_dgd(_text(config.dgd))
+    found = {}
+    for deployment in deployments:
+        for phase in (Phase.PREFILL, Phase.DECODE) if deployment.phase is Phase.BOTH else (deployment.phase,):
+            mapping = deployment.mapping
+            name = f"{phase}-{mapping.gpus}gpus-{mapping.label.lower()}"
+            found[f"{phase}_{mapping.gpus}gpus_{mapping.label}/config.yaml"] = to_yaml(
+                derive(document, engine, Deployment(mapping, phase), name=name, image=config.image)
+            )
+    return found
+
+
+def _shape(config: SweepConfig) -> ModelShape:
+    path = config.model_config_path
+    shape = ModelShape()
+    if path is not None:
+        file = path / "config.json" if path.is_dir() else path
+        try:
+            document = json.loads(_text(file))
+        except ValueError as error:
+            raise UsageError(f"{file} is not JSON ({str(error)[:80]})", hint="give the model's config.json or its folder") from None
+        if not isinstance(document, dict):
+            raise UsageError(f"{file} is no model config", hint="give the model's config.json or its folder")
+        shape = ModelShape.from_hf_config(document)
+    return shape if config.model_size_gib is None else shape.weighing(config.model_size_gib)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'not text'}", hint="check the path") from None

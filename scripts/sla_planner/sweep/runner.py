@@ -1,0 +1,389 @@
+"""One deployment after another, one point after another, each saved before the next begins.
+
+    for every deployment:   facts (once), then  prefill first points -> uncertain ones -> several prompts at once
+                                                decode staircase at the goal's context -> corners -> uncertain ones
+
+What to measure follows from what was measured (design.py), and what was measured is looked up in the checkpoint first: a sweep that was killed takes
+the same way again and measures only what is missing. The engine is started when the first point is missing, so a finished mapping starts none.
+
+A mapping whose engine does not start, dies or answers nothing usable is left out with the reason; the others go on. Only when none is left does the
+sweep end with the error of the last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from sla_planner.errors import EngineError, PlannerError, UnreachableError
+from sla_planner.model.gates import LITTLE_RANGE
+from sla_planner.sweep import design
+from sla_planner.sweep.capacity import implausible
+from sla_planner.sweep.checkpoint import Checkpoint, facts_key, point_key
+from sla_planner.sweep.design import DecodeKnown, Limits, PrefillKnown
+from sla_planner.sweep.measure import Clients, Measurer, Staircase, measured_again
+from sla_planner.sweep.points import DecodeShape, EngineFacts, Point, PrefillShape, Shape
+from sla_planner.sweep.port import Capacity, Deployment, Launcher, Phase, RunningEngine
+from sla_planner.sweep.result import Goal, Progress
+from sla_planner.traffic.client import Server
+from sla_planner.traffic.probe import Probe, probe
+from sla_planner.traffic.prompts import PromptForm
+
+EXPECTED_PREFILL, EXPECTED_DECODE = 5, 5  # points of a clean engine
+HOPELESS = 3  # points in a row without a single answer
+STARTS = 2  # of an engine whose failure may pass
+CORNER_AIMS = 2
+OVERFILL = 1.3  # of the KV cache, to see whether it is the limit
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How far a sweep goes. `max_kv_tokens`: instead of what the engine says; `kv_estimate`: tokens that an engine should hold, where it is known."""
+
+    max_context_tokens: int
+    most_prefill_points: int = 8
+    most_decode_points: int = 12
+    prompt_form: PromptForm | None = None
+    max_kv_tokens: int | None = None
+    kv_estimate: Callable[[Deployment], int | None] = lambda _: None
+    request_timeout_s: float = 1800.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MappingRun:
+    """What came of one deployment."""
+
+    deployment: Deployment
+    facts: EngineFacts
+    points: tuple[Point, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a sweep has cost so far."""
+
+    deployments: int = 0
+    measured: int = 0
+    reused: int = 0
+    gpu_s: float = 0.0
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+
+class Sweep:
+    """One sweep over `deployments`. After `run` (also one that was cancelled) `tally` and `left_out` say what happened."""
+
+    def __init__(self, goal: Goal, options: Options, launcher: Launcher, checkpoint: Checkpoint, on_progress: Callable[[Progress], None]) -> None:
+        self.goal, self.options, self.launcher, self.checkpoint = goal, options, launcher, checkpoint
+        self.tally = Tally()
+        self.left_out: list[tuple[str, str]] = []
+        self._on_progress = on_progress
+        self._expected = 0
+
+    async def run(self, deployments: Sequence[Deployment]) -> list[MappingRun]:
+        """Measure all of them. Raises the last deployment's error when none was usable."""
+        self._expected = sum(_expected(deployment) for deployment in deployments)
+        runs: list[MappingRun] = []
+        failure: PlannerError | None = None
+        for deployment in deployments:
+            done = self.tally.measured + self.tally.reused
+            try:
+                runs.append(await self._deployment(deployment))
+            except (EngineError, UnreachableError) as error:
+                failure = error
+                self.left_out.append((deployment.label, str(error)))
+                self.tell(f"{deployment.label}: left out: {error}")
+            self._expected += self.tally.measured + self.tally.reused - done - _expected(deployment)
+        if not runs and failure is not None:
+            raise failure
+        return runs
+
+    async def _deployment(self, deployment: Deployment) -> MappingRun:
+        for start in range(1, STARTS + 1):
+            try:
+                return await _Mapping(self, deployment).measured()
+            except EngineError as error:
+                if start == STARTS or error.exit_code != UnreachableError.exit_code:
+                    raise
+                self.tell(f"{deployment.label}: starting it again: {error.message}")
+        raise AssertionError
+
+    def tell(self, doing: str, point: Point | None = None, *, reused: bool = False) -> None:
+        """Progress to whoever watches."""
+        done = self.tally.measured + self.tally.reused
+        expected = max(self._expected, done)
+        remaining_s = (expected - done) * self.tally.wall_s / self.tally.measured if self.tally.measured else None
+        self._on_progress(Progress(doing, done, expected, self.tally.wall_s, remaining_s, point, reused))
+
+
+class _Mapping:
+    """One deployment being measured."""
+
+    def __init__(self, sweep: Sweep, deployment: Deployment) -> None:
+        self.sweep, self.deployment = sweep, deployment
+        self.identity = sweep.launcher.identity(deployment)
+        self.points: list[Point] = []
+        self.warnings: list[str] = []
+        self._engine: _Engine | None = None
+        self._stack = AsyncExitStack()
+        self._hopeless = 0
+
+    async def measured(self) -> MappingRun:
+        began_s = time.monotonic()
+        try:
+            async with self._stack:
+                facts = await self._facts()
+                if self.deployment.phase is not Phase.DECODE:
+                    await self._prefill(facts)
+                if self.deployment.phase is not Phase.PREFILL:
+                    await self._decode(facts)
+        finally:
+            if self._engine is not None:
+                self.sweep.tally.gpu_s += (time.monotonic() - began_s) * self.deployment.mapping.gpus
+        return MappingRun(self.deployment, facts, tuple(self.points), tuple(self.warnings))
+
+    # the engine
+
+    async def _running(self) -> _Engine:
+        """The engine, started now if it was not needed before."""
+        if self._engine is None:
+            self.sweep.tell(f"{self.deployment.label}: starting")
+            began_s = time.monotonic()
+            self.sweep.tally.deployments += 1
+            running = await self._stack.enter_async_context(self.sweep.launcher.engine(self.deployment))
+            start_s = time.monotonic() - began_s
+            options = self.sweep.options
+            server = Server(running.url, running.model, timeout_s=options.request_timeout_s)
+            probed = await probe(server, isl_tokens=self.sweep.goal.isl_tokens, form=options.prompt_form)
+            self._check_answers(probed)
+            clients = Clients(probed.server, seed=options.seed, stack=self._stack)
+            measurer = Measurer(clients, self.deployment.mapping, probed.tokens_per_event)
+            self._engine = _Engine(running, probed, measurer, start_s, self._stack)
+        return self._engine
+
+    def _check_answers(self, probed: Probe) -> None:
+        if not probed.reports_usage:
+            hint = "have the server report usage when stream_options.include_usage is set"
+            raise EngineError(f"{self.deployment.label}: the server does not report its token counts", hint=hint)
+        if not probed.exact_osl:
+            self.warnings.append(f"{self.deployment.label}: answers end before the tokens that were asked for, in spite of ignore_eos and min_tokens")
+
+    async def _facts(self) -> EngineFacts:
+        key = facts_key(self.identity, self.deployment)
+        facts = self.sweep.checkpoint.facts(key)
+        if facts is None:
+            engine = await self._running()
+            capacity = await self._capacity(engine.running)
+            facts = EngineFacts(
+                model=engine.running.model,
+                max_kv_tokens=capacity.max_kv_tokens,
+                kv_source=capacity.source,
+                max_sequences=capacity.max_sequences,
+                prompt_form=engine.probed.prompt_form,
+                tokens_per_event=engine.probed.tokens_per_event,
+                start_s=engine.start_s,
+            )
+            self.sweep.checkpoint.save_facts(key, facts)
+        return facts
+
+    async def _capacity(self, engine: RunningEngine) -> Capacity:
+        options = self.sweep.options
+        if options.max_kv_tokens is not None:
+            return Capacity(options.max_kv_tokens, "given")
+        capacity = await engine.capacity()
+        wrong = implausible(capacity, max_context_tokens=options.max_context_tokens, estimate_tokens=options.kv_estimate(self.deployment))
+        if wrong:
+            raise EngineError(f"{self.deployment.label}: {wrong}", hint="give the KV capacity with --max-kv-tokens, or look at the engine's log")
+        return capacity
+
+    # points
+
+    async def _prefill(self, facts: EngineFacts) -> None:
+        goal, limits = self.sweep.goal, self._limits(facts)
+        for shape in design.first_prefill(goal, limits):
+            await self._prefill_point(shape)
+        while len(self._of(PrefillShape)) < self.sweep.options.most_prefill_points:
+            following = design.next_prefill(self._prefill_known())
+            if following is None or following in self._of(PrefillShape):
+                break
+            await self._prefill_point(following)
+        if known := self._prefill_known():
+            await self._prefill_point(design.queued_prefill(goal, known))
+
+    async def _decode(self, facts: EngineFacts) -> None:
+        goal, most = self.sweep.goal, self.sweep.options.most_decode_points
+        for shape in design.first_decode(goal, self._limits(facts)):
+            await self._decode_point(shape, facts)
+        for _ in range(design.AIMS):
+            aimed = design.next_aim(goal, self._limits(facts), self._decode_known())
+            if aimed is None or aimed in self._of(DecodeShape):
+                break
+            await self._decode_point(aimed, facts)
+        await self._check_capacity(facts)
+        # A corner that showed a limit of the engine is aimed at anew, below the limit.
+        for _ in range(2 * CORNER_AIMS):
+            known, tried = self._decode_known(), self._of(DecodeShape)
+            corners = [shape for shape in design.corners(goal, self._limits(facts), known) if shape not in tried]
+            missing = [shape for shape in corners if all(_elsewhere(shape, point) for point in known)]
+            if not missing:
+                break
+            await self._decode_point(missing[0], facts)
+        while len(self._of(DecodeShape)) < most:
+            following = design.next_decode(goal, self._limits(facts), self._decode_known())
+            if following is None or following in self._of(DecodeShape):
+                break
+            await self._decode_point(following, facts)
+
+    async def _prefill_point(self, shape: PrefillShape) -> None:
+        async def measure() -> Point:
+            return await (await self._running()).measurer.prefill(shape)
+
+        await self._point(shape, measure)
+
+    async def _decode_point(self, shape: DecodeShape, facts: EngineFacts) -> None:
+        async def measure() -> Point:
+            engine = await self._running()
+            limits = self._limits(facts)
+            staircase = await engine.staircase(shape, limits.max_tokens(shape.isl_tokens, max(limits.most_requests(shape.isl_tokens), shape.batch)))
+            return await staircase.at(shape.batch)
+
+        await self._point(shape, measure)
+
+    async def _point(self, shape: Shape, measure: Callable[[], Awaitable[Point]]) -> None:
+        """The point from the checkpoint, or measured, a second time if the first is not trusted, and saved."""
+        key = point_key(self.identity, self.deployment, shape)
+        label = f"{self.deployment.mapping.label} {shape.label}"
+        point = self.sweep.checkpoint.point(key)
+        if point is not None:
+            self.sweep.tally.reused += 1
+            self.points.append(point)
+            self.sweep.tell(label, point, reused=True)
+            return
+        await self._running()
+        self.sweep.tell(label)
+        point = await self._tried(shape, measure)
+        self.sweep.checkpoint.save_point(key, point)
+        self.sweep.tally.measured += 1
+        self.points.append(point)
+        self.sweep.tell(label, point)
+
+    async def _tried(self, shape: Shape, measure: Callable[[], Awaitable[Point]]) -> Point:
+        point = await measure()
+        self._check_alive(shape)
+        if point.defects and not _capped(point):
+            assert self._engine is not None
+            await self._engine.end_staircase()
+            again = await measure()
+            self._check_alive(shape)
+            point = measured_again(point, again)
+        empty = point.prefill is None and point.decode is None
+        self._hopeless = self._hopeless + 1 if empty else 0
+        if self._hopeless >= HOPELESS:
+            raise EngineError(
+                f"{self.deployment.label}: {HOPELESS} points in a row without an answer: {point.defects[-1]}", hint="see the engine's log"
+            )
+        return point
+
+    def _check_alive(self, shape: Shape) -> None:
+        ended = self._engine.running.ended() if self._engine else ""
+        if ended:
+            raise EngineError(f"{self.deployment.label}: the engine ended during {shape.label}: {ended}", hint="see the engine's log", retry=True)
+
+    async def _check_capacity(self, facts: EngineFacts) -> None:
+        """A KV capacity below the truth hides batches that the engine could run: where the cache seems to be the limit, a third more must wait."""
+        goal, limits = self.sweep.goal, self._limits(facts)
+        most = limits.most_requests(goal.isl_tokens)
+        here = [point for point in self._decode_known() if point.shape == DecodeShape(goal.isl_tokens, most)]
+        engine = self._engine
+        if not here or engine is None or facts.kv_source == "given" or limits.max_sequences == most:
+            return
+        beyond = int(facts.max_kv_tokens / here[0].context_tokens * OVERFILL) + 1
+        held_tokens = await engine.hold(DecodeShape(goal.isl_tokens, beyond), limits.max_tokens(goal.isl_tokens, most))
+        if held_tokens > facts.max_kv_tokens * (1 + (OVERFILL - 1) / 2):
+            raise EngineError(
+                f"{self.deployment.label}: the KV capacity was read as {facts.max_kv_tokens:,} tokens ({facts.kv_source}), but the engine held "
+                f"{held_tokens:,.0f} at once",
+                hint="give the true capacity with --max-kv-tokens",
+            )
+
+    # what is known so far
+
+    def _of(self, kind: type[Shape]) -> list[Shape]:
+        return [point.shape for point in self.points if isinstance(point.shape, kind) and getattr(point.shape, "concurrency", 1) == 1]
+
+    def _prefill_known(self) -> list[PrefillKnown]:
+        return [
+            PrefillKnown(point.prefill.isl_tokens, point.prefill.typical_ms)
+            for point in self.points
+            if point.prefill and not point.defects and isinstance(point.shape, PrefillShape) and point.shape.concurrency == 1
+        ]
+
+    def _decode_known(self) -> list[DecodeKnown]:
+        return [
+            DecodeKnown(point.shape, point.decode.running, point.decode.context_tokens, point.decode.mean_ms)
+            for point in self.points
+            if point.decode and not point.defects and isinstance(point.shape, DecodeShape)
+            if LITTLE_RANGE[0] <= point.decode.little_ratio(point.shape.batch) <= LITTLE_RANGE[1]
+        ]
+
+    def _limits(self, facts: EngineFacts) -> Limits:
+        """As the engine says, and as its points have shown."""
+        capped = [point.decode.running for point in self.points if point.decode and _capped(point)]
+        known = [cap for cap in (facts.max_sequences, *capped) if cap]
+        return Limits(self.sweep.options.max_context_tokens, facts.max_kv_tokens, min(known) if known else None)
+
+
+@dataclass(slots=True)
+class _Engine:
+    """A started engine, what was probed of it, and the staircase that is open on it."""
+
+    running: RunningEngine
+    probed: Probe
+    measurer: Measurer
+    start_s: float
+    stack: AsyncExitStack
+    _open: tuple[AsyncExitStack, Staircase] | None = None
+
+    async def staircase(self, shape: DecodeShape, max_tokens: int) -> Staircase:
+        """The open staircase if `shape` is a step up on it, else a new one."""
+        if self._open is not None:
+            staircase = self._open[1]
+            if staircase.isl_tokens == shape.isl_tokens and staircase.batch < shape.batch and not staircase.spent:
+                return staircase
+        await self.end_staircase()
+        stack = await self.stack.enter_async_context(AsyncExitStack())
+        staircase = await stack.enter_async_context(self.measurer.staircase(shape.isl_tokens, max_tokens))
+        self._open = (stack, staircase)
+        return staircase
+
+    async def end_staircase(self) -> None:
+        if self._open is not None:
+            await self._open[0].aclose()
+            self._open = None
+
+    async def hold(self, shape: DecodeShape, max_tokens: int) -> float:
+        """How many KV tokens `shape.batch` requests hold at once; those that had to wait hold none."""
+        point = await (await self.staircase(shape, max_tokens)).at(shape.batch)
+        await self.end_staircase()
+        return point.decode.running * point.decode.context_tokens if point.decode else 0.0
+
+
+def _expected(deployment: Deployment) -> int:
+    prefill = EXPECTED_PREFILL if deployment.phase is not Phase.DECODE else 0
+    return prefill + (EXPECTED_DECODE if deployment.phase is not Phase.PREFILL else 0)
+
+
+def _elsewhere(shape: DecodeShape, point: DecodeKnown) -> bool:
+    return point.shape.isl_tokens != shape.isl_tokens
+
+
+def _capped(point: Point) -> bool:
+    """Whether fewer requests ran than were sent, and none of them failed: the engine's own limit."""
+    return isinstance(point.shape, DecodeShape) and point.decode is not None and point.decode.running < point.shape.batch
