@@ -151,7 +151,7 @@ class StreamingClient:
                     return f"HTTP {response.status}: {one_line(await response.content.read(4 * _BODY_CHARACTERS))}"
                 if response.content_type != "text/event-stream":
                     return f"not a stream: the answer is {response.content_type}"
-                async for block in response.content.iter_any():
+                while block := await response.content.readany():
                     sink.feed(block, self.clock())
         except TimeoutError:
             return f"timeout: no whole answer within {timeout_s:g} s"
