@@ -254,11 +254,12 @@ def test_an_exit_cuts_streams_and_closes_the_port(options):
         body = {"prompt": [1] * 100, "max_tokens": 500, "ignore_eos": True, "stream": True}
         await client.hang(Role.DECODE)
         async with client.http.post("/v1/completions", json=body) as answer:
-            await client.ask("/sim/faults", kind="exit", code=7, message="gone", after_s=0.01)
+            with contextlib.suppress(aiohttp.ClientError):  # its own answer may come or not
+                await client.ask("/sim/faults", kind="exit", code=7, message="gone")
             with pytest.raises(aiohttp.ClientError):
                 await answer.read()
         assert await client.ended == LastWords(7, "gone")
-        with pytest.raises(aiohttp.ClientConnectorError):
+        with pytest.raises(aiohttp.ClientError):
             await client.get("/health")
 
     run(options, test)
@@ -276,17 +277,16 @@ def test_a_server_of_texts(options):
 
 @pytest.mark.parametrize("prefilled", [False, True])
 def test_an_aggregated_worker_lets_go_of_requests_whose_clients_have_gone(world, prefilled):
-    """Two requests of 900 tokens do not fit the 1000 of the KV cache: the second runs only when the first has left."""
-    body = {"max_tokens": 50, "ignore_eos": True, "stream": True}
+    """The KV cache of 1000 tokens does not hold both requests: the second runs only when the first has left."""
 
     async def test(client: Front) -> None:
         worker = next(client.fleet.workers(Role.AGG))
         if not prefilled:
             await client.hang(Role.AGG)
-        first = asyncio.create_task(client.ask("/v1/completions", prompt=[1] * 900, **body))
-        await until(lambda: worker.kv_tokens >= (901 if prefilled else 900))
+        first = asyncio.create_task(client.stream("/v1/completions", prompt=[1] * 100, max_tokens=850))
+        await until(lambda: worker.kv_tokens >= (102 if prefilled else 100))  # with 101 the prompt is done
         worker.hang()
-        second = asyncio.create_task(client.stream("/v1/completions", prompt=[1] * 901, **body))
+        second = asyncio.create_task(client.stream("/v1/completions", prompt=[1] * 900, max_tokens=50))
         await until(lambda: len(client.fleet.waiting) == 1)
         assert worker.load == 1
         first.cancel()
