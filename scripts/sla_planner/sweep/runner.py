@@ -259,7 +259,7 @@ class _Mapping:
     async def _point(self, shape: Shape, measure: Callable[[], Awaitable[Point]]) -> None:
         """The point from the checkpoint, or measured, a second time if the first is not trusted, and saved."""
         key = point_key(self.identity, self.deployment, shape)
-        label = f"{self.deployment.mapping.label} {shape.label}"
+        label = f"{self.deployment.mapping.label}: {shape.label}"
         point = self.sweep.checkpoint.point(key)
         if point is not None:
             self.sweep.tally.reused += 1
