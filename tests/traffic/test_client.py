@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -263,3 +264,29 @@ def test_a_stream_as_it_comes(serving, streams):
     assert asyncio.run(run("plain", None)) == ("", b"".join(streams["plain"]))
     assert asyncio.run(run("hangs", 0.1))[0] == "timeout: no whole answer within 0.1 s"
     assert asyncio.run(run("busy", None))[0].startswith("HTTP 503")
+
+
+def test_a_kept_connection_that_the_server_has_closed_is_no_failure(streams):
+    """A server that says keep-alive and closes every connection after its first answer, just as the second request comes."""
+    requests = []
+
+    async def answer(reader, writer):
+        for number in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readexactly(int(re.search(rb"Content-Length: (\d+)", head)[1]))
+            if number:
+                break
+            requests.append(body)
+            content = b"".join(streams["plain"])
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
+        writer.close()
+
+    async def run():
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with StreamingClient(Server(url, "m"), seed=1) as client:
+                return [await client.send(7, 5) for _ in range(3)]
+
+    records = asyncio.run(run())
+    assert [record.error for record in records] == ["", "", ""]
+    assert len(set(requests)) == 3

@@ -41,6 +41,7 @@ _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _FAULT = re.compile(rb'"error"\s*:\s*[{"]|"object"\s*:\s*"error"')
 
+_BROKEN = "broken stream"
 _BODY_CHARACTERS = 200
 # Servers close idle connections (uvicorn after 5 s); a request sent on one that is just being closed would fail through no fault of the engine.
 _KEEP_ALIVE_S = 2.0
@@ -99,6 +100,23 @@ class RequestRecord:
         return self.error.partition(":")[0]
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """`reused`: on a connection kept from an earlier request; `answered`: the server began to answer."""
+
+    reused: bool = False
+    answered: bool = False
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    async def reused(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionReuseconnParams) -> None:
+        context.trace_request_ctx.reused = True
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(reused)
+    return tracing
+
+
 class Sink(Protocol):
     """Takes the bytes of one answer as they come. Called between two waits of the event loop: must be quick."""
 
@@ -119,6 +137,7 @@ class StreamingClient:
     async def __aenter__(self) -> StreamingClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+            trace_configs=[_tracing()],
             cookie_jar=aiohttp.DummyCookieJar(),  # every request is another user; a sticky session would send all to one replica
             # A compressing proxy in between would hold tokens back.
             headers={"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"},
@@ -133,20 +152,30 @@ class StreamingClient:
         """Send one request and wait for its last token. `origin_s`: the client's `clock()` when the run began; `scheduled_s`: since then."""
         body = self._body(isl_tokens, osl_tokens)
         stream = TokenStream()
-        sent_s = self.clock()
-        error = await self._exchange(body, stream, self._server.timeout_s)
+        sent_s, error = await self._exchange(body, stream, self._server.timeout_s)
         return stream.record(RequestRecord(scheduled_s, sent_s - origin_s, isl_tokens, osl_tokens, error=error), sent_s)
 
     async def stream(self, isl_tokens: int, osl_tokens: int, sink: Sink, *, timeout_s: float | None = None) -> str:
         """Send one request and feed its answer into `sink` until it ends, or for `timeout_s`. '' or what went wrong."""
-        return await self._exchange(self._body(isl_tokens, osl_tokens), sink, timeout_s)
+        return (await self._exchange(self._body(isl_tokens, osl_tokens), sink, timeout_s))[1]
 
-    async def _exchange(self, body: bytes, sink: Sink, timeout_s: float | None) -> str:
-        """Feed the answer into `sink`; '' or what went wrong on the way."""
+    async def _exchange(self, body: bytes, sink: Sink, timeout_s: float | None) -> tuple[float, str]:
+        """Feed the answer into `sink`: when the request left, and '' or what went wrong. A kept connection that turns out to be closed is no failure
+        (llama.cpp closes it after each answer): the request leaves once more, on another one."""
+        while True:
+            attempt = _Attempt()
+            sent_s = self.clock()
+            error = await self._attempt(body, sink, timeout_s, attempt)
+            if not (error.startswith(_BROKEN) and attempt.reused and not attempt.answered):
+                return sent_s, error
+
+    async def _attempt(self, body: bytes, sink: Sink, timeout_s: float | None, attempt: _Attempt) -> str:
         if self._session is None:
             raise RuntimeError("use the client inside `async with`")
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with self._session.post(self._url, data=body, timeout=aiohttp.ClientTimeout(total=timeout_s)) as response:
+            async with self._session.post(self._url, data=body, timeout=timeout, trace_request_ctx=attempt) as response:
+                attempt.answered = True
                 if response.status != 200:
                     return f"HTTP {response.status}: {one_line(await response.content.read(4 * _BODY_CHARACTERS))}"
                 if response.content_type != "text/event-stream":
@@ -158,7 +187,7 @@ class StreamingClient:
         except aiohttp.ClientConnectorError as error:
             return f"no connection: {one_line(str(error).encode())}"
         except (aiohttp.ClientError, OSError) as error:
-            return f"broken stream: {one_line((str(error) or type(error).__name__).encode())}"
+            return f"{_BROKEN}: {one_line((str(error) or type(error).__name__).encode())}"
         return ""
 
     def _body(self, isl_tokens: int, osl_tokens: int) -> bytes:
@@ -235,7 +264,7 @@ class TokenStream:
         if self._fault:
             return f"engine error: {one_line(self._fault)}"
         if not self._finished:
-            return "broken stream: it ended without a finish reason"
+            return f"{_BROKEN}: it ended without a finish reason"
         if completion_tokens is None:
             return "no usage: the server did not report its token counts"
         if self._first_s is None and completion_tokens != 1:
