@@ -78,6 +78,7 @@ def test_a_staircase_follows_the_law():
         assert window.tokens / window.window_s * itl_ms / 1000 / size == pytest.approx(1.0, abs=0.03)
         assert 32 <= window.steps <= 40
         assert window.tokens == pytest.approx(size * window.steps, rel=0.03)
+        assert window.events_per_read == 1.0
 
 
 def test_noise_changes_nothing():
@@ -218,6 +219,24 @@ def test_leaving_frees_the_engine():
     loads, tasks = on_virtual_time(run)
     assert loads == [5]
     assert tasks < 10
+
+
+def test_a_client_that_lags_behind_is_seen():
+    async def run():
+        async with held() as (batch, _):
+            await batch.grow(4, limit_s=60)
+            loop = asyncio.get_running_loop()
+
+            def hold_up():  # as if a callback had taken 50 ms: about ten steps
+                loop.jumping.now_s += 0.05
+                loop.call_later(0.05, hold_up)
+
+            hold_up()
+            return await batch.window(steps=200, limit_s=60)
+
+    window = on_virtual_time(run)
+    assert window.client_lag_ms > 30
+    assert window.tokens / window.window_s * mean(window.itl_ms) / 1000 / 4 == pytest.approx(1.0, abs=0.05)
 
 
 def test_where_blocks_are_cut_does_not_matter():
