@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from sla_planner.plan.decision import Decision, Prediction, Reason, Role, RoleDe
 from sla_planner.plan.observation import Observation, Quantity, WorkerCounts, unknown_traffic
 from sla_planner.plan.record import Tick
 from sla_planner.report.run import Requests, RoleUse, Row, RunReport, WorkerSamples
+from sla_planner.sweep.result import SweepResult
 
 START_S = 1_750_000_000.0
 
@@ -150,3 +153,29 @@ def tiny() -> RunReport:
         decode=RoleUse(gpu_s=52.0, peak_workers=4, gpus_per_worker=2),
         facts=(("Version", "0.1.0"),),
     )
+
+
+def _sweep_example():
+    """The module beside this one; files of tests are no package, so that it is loaded by its path."""
+    spec = importlib.util.spec_from_file_location("sweep_example", Path(__file__).with_name("sweep_example.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def make_sweep() -> Callable[..., SweepResult]:
+    """`sweep_example.example`: a made-up sweep."""
+    return _sweep_example().example
+
+
+@pytest.fixture(scope="session")
+def sweep(make_sweep) -> SweepResult:
+    """TP1 to TP8, prefill picked on TP2 and decode on TP4."""
+    return make_sweep()
+
+
+@pytest.fixture(scope="session")
+def impossible(make_sweep) -> SweepResult:
+    """Neither TTFT 10 ms nor ITL 2 ms can be kept."""
+    return make_sweep(ttft_ms=10.0, itl_ms=2.0)

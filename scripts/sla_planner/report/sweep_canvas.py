@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -216,6 +216,7 @@ class Labels:
 
     wanted: list[_Wanted] = field(default_factory=list)
     markers: list[tuple[float, float]] = field(default_factory=list)
+    curves: list[tuple[float, float]] = field(default_factory=list)  # points of lines, which a label that must be there goes out of the way of
     uprights: list[float] = field(default_factory=list)
 
     def add(
@@ -226,7 +227,10 @@ class Labels:
     def place(self, ax: Axes) -> None:
         """Call when limits and scales are final."""
         half = _MARKER_POINTS / 2 * DPI / 72
-        covered = [Bbox.from_extents(px - half, py - half, px + half, py + half) for px, py in map(ax.transData.transform, self.markers)]
+        covered, drawn_through = (
+            [Bbox.from_extents(px - half, py - half, px + half, py + half) for px, py in map(ax.transData.transform, at)]
+            for at in (self.markers, self.curves)
+        )
         inside = ax.get_window_extent()
         covered += [Bbox.from_extents(px - 1, inside.y0, px + 1, inside.y1) for px, _ in (ax.transData.transform((x, 1.0)) for x in self.uprights)]
         taken: list[Bbox] = []
@@ -237,7 +241,10 @@ class Labels:
             reaches = _REACHES[:_NEAR] if label.optional else _REACHES
             extent = drawn.get_window_extent()
             spots = (_Spot.of(extent, label.marker_points / 2, reach, side) for reach in reaches for side in _AROUND)
-            cost, spot = _cheapest((spot.cost(inside, taken, covered), spot) for spot in spots)
+            marks = covered if label.optional else [*covered, *drawn_through]
+            cost, spot = _cheapest((spot.cost(inside, taken, marks), spot) for spot in spots)
+            if cost >= 1 and label.bold:  # crowded: anywhere, and a line leads there
+                cost, spot = _cheapest((spot.cost(inside, taken, marks), spot) for spot in _anywhere(ax, label, extent))
             if label.optional and cost >= 1:
                 drawn.remove()
                 continue
@@ -268,6 +275,16 @@ class _Spot:
         """0 for a free spot. Labels must not be covered; marks had better not be."""
         out = not (inside.x0 <= self.box.x0 and self.box.x1 <= inside.x1 and inside.y0 <= self.box.y0 and self.box.y1 <= inside.y1)
         return 4.0 * sum(self.box.overlaps(other) for other in labels) + sum(self.box.overlaps(mark) for mark in marks) + 6.0 * out
+
+
+def _anywhere(ax: Axes, label: _Wanted, extent: Bbox) -> Iterator[_Spot]:
+    """Spots on a grid over the axes, the nearest to the point first."""
+    unit, inside = DPI / 72, ax.get_window_extent()
+    px, py = ax.transData.transform((label.x, label.y))
+    columns, rows = np.linspace(inside.x0 + 2, inside.x1 - extent.width - 2, 24), np.linspace(inside.y0 + 2, inside.y1 - extent.height - 2, 20)
+    corners = [(x - px, y - py) for x in columns for y in rows]
+    for dx, dy in sorted(corners, key=lambda at: math.hypot(at[0] + extent.width / 2, at[1] + extent.height / 2)):
+        yield _Spot((dx / unit, dy / unit), extent.translated(dx, dy), math.hypot(dx, dy) / unit)
 
 
 def _cheapest(spots: Iterable[tuple[float, _Spot]]) -> tuple[float, _Spot]:

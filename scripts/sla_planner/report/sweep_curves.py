@@ -230,13 +230,13 @@ def decode_surface(result: SweepResult) -> Figure:
             _origin(result, "batch held in flight"),
             height_in,
         )
-        ax: Axes3D = figure.add_axes((0.0, -0.03, 0.86, 0.97), projection="3d", computed_zorder=False)
+        ax: Axes3D = figure.add_axes((-0.03, -0.03, 0.86, 0.97), projection="3d", computed_zorder=False)
         fitted = _fit_decode(measurement)
         if fitted is not None:
             _surface(ax, fitted, [point for point in measurement.points if not point.flags], promised_ms)
-        _stems(ax, fitted, measurement, promised_ms)
+        _stems(ax, fitted, measurement, result)
         _surface_axes(ax, measurement)
-        legend = ax.legend(loc="upper left", bbox_to_anchor=(0.965, 0.86), labelspacing=0.75)
+        legend = ax.legend(loc="upper left", bbox_to_anchor=(1.0, 0.86), labelspacing=0.75)
         legend.set_zorder(20)
     return figure
 
@@ -281,10 +281,11 @@ def _promise_on_surface(ax: Axes3D, fitted: FittedDecode, context: Floats, reach
     ax.plot(100 * usage, context, np.full_like(context, promised_ms), color=MISS, linewidth=1.6, label=f"SLA: ITL {promised_ms:g} ms", zorder=4)
 
 
-def _stems(ax: Axes3D, fitted: FittedDecode | None, measurement: DecodeMeasurement, promised_ms: float) -> None:
-    """Measured points; a stem shows how far each is from the law."""
+def _stems(ax: Axes3D, fitted: FittedDecode | None, measurement: DecodeMeasurement, result: SweepResult) -> None:
+    """The points; a stem shows how far each is from the law."""
     clean = [point for point in measurement.points if not point.flags]
-    for kept, face, told in ((True, INK, "measured, within the SLA"), (False, "white", "measured, beyond it")):
+    word, promised_ms = "measured" if result.points else "point", result.goal.promise.itl_ms
+    for kept, face, told in ((True, INK, f"{word}, within the SLA"), (False, "white", f"{word}, beyond it")):
         own = [point for point in clean if (point.itl_ms <= promised_ms) is kept]
         if own:
             ax.plot([100 * p.kv_usage for p in own], [p.context_tokens for p in own], [p.itl_ms for p in own], "o", color=face, markeredgecolor=INK,

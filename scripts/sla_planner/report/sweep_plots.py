@@ -81,7 +81,7 @@ def decode_performance(result: SweepResult) -> Figure:
         _frame(ax, side, result)
         labels = _candidates(ax, side, result, lambda one: f"{one.concurrency:g}")
         for measurement in result.profile.decode:
-            _fitted_line(ax, measurement, side, result)
+            labels.curves += _fitted_line(ax, measurement, side, result)
         _finish(ax, side, result, labels)
     return figure
 
@@ -89,7 +89,7 @@ def decode_performance(result: SweepResult) -> Figure:
 def _frame(ax: Axes, side: Side, result: SweepResult) -> None:
     scale(ax, "x", [one.latency_ms for one in side.candidates], side.promised_ms)
     scale(ax, "y", [0.0, *(one.throughput_per_gpu for one in side.candidates)])
-    ax.set_ylim(top=ax.get_ylim()[1] * 1.04)
+    ax.set_ylim(-0.03 * ax.get_ylim()[1], 1.04 * ax.get_ylim()[1])  # a ring around a point near zero is seen whole
     promise_line(ax, "x", side.latency, side.promised_ms)
     ax.set_xlabel(f"{side.latency}, {percentile(result.goal.promise.attainment)} (ms)")
     ax.set_ylabel(f"{side.role} throughput (tokens/s/GPU)")
@@ -152,24 +152,27 @@ def _key_of(mapping: ParallelMapping, look: Look) -> Line2D:
     return Line2D([], [], color=look.colour, linewidth=1.0, marker=look.marker, markersize=5.5, markeredgewidth=0, label=f"{mapping.label}, {gpus}")
 
 
-def _fitted_line(ax: Axes, measurement: DecodeMeasurement, side: Side, result: SweepResult) -> None:
-    """The law at the goal's context, over the batches that were measured there; moved to the promised percentile, where the markers stand."""
+def _fitted_line(ax: Axes, measurement: DecodeMeasurement, side: Side, result: SweepResult) -> list[tuple[float, float]]:
+    """The law at the goal's context, over the batches that were measured there; moved to the promised percentile, where the markers
+    stand. Gives what it drew."""
     context = result.goal.context_tokens
     batches = [one.concurrency for one in side.candidates if one.mapping == measurement.mapping]
     if not batches:
-        return
+        return []
     batches += [
         b for p in measurement.points if not p.flags and (b := measurement.batch(p)) * context <= measurement.max_kv_tokens and _about(p, context)
     ]
     try:
         fitted = FittedDecode(measurement, measurement.mapping.gpus)
     except ProfileError:
-        return
+        return []
     batch = np.geomspace(max(1.0, min(batches)), max(batches), 80)
     itl_ms = np.array([fitted.itl_ms(one, context) for one in batch])
     colour = looks(result.profile)[measurement.mapping].colour
     tail = float(np.median([one.latency_ms / one.typical_ms for one in side.candidates if one.mapping == measurement.mapping]))
-    ax.plot(itl_ms * tail, batch / itl_ms * 1000 / measurement.mapping.gpus, color=colour, linewidth=0.9, alpha=0.75)
+    x, y = itl_ms * tail, batch / itl_ms * 1000 / measurement.mapping.gpus
+    ax.plot(x, y, color=colour, linewidth=0.9, alpha=0.75)
+    return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
 def _about(point: DecodePoint, context: float) -> bool:

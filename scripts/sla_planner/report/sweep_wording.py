@@ -20,7 +20,7 @@ from sla_planner.report.wording import clock, promised_share, share_inside
 from sla_planner.sweep.result import TOLERATED_DIFFERENCE, Comparison, Cost, Goal, SweepResult, Verification
 
 FLAG_WORDS = {
-    Flag.LITTLE: "requests were queueing: the batch was not the running batch",
+    Flag.LITTLE: "some requests were queueing: fewer ran at once than it claims",
     Flag.NOT_MONOTONE: "faster than a smaller load, by more than measurements differ",
     Flag.OUTLIER: "far from the law that the other points follow",
     Flag.REPORTED: "not trusted by whoever measured it",
