@@ -10,7 +10,7 @@ is spent. A clean engine needs no more than the first points; a noisy one, or on
 
     prefill   ISL: shortest, the goal's, longest, and the widest gap (on a logarithmic scale) filled once
     decode    at the goal's context: one request, a few, and the batch at which the promise is about to break (the operating point); at the
-              shortest and at the longest context: as many as fit without leaving the promise far behind
+              shortest and at the longest context: as many as fit without leaving the promise far behind, at the longest half as many
 
 The operating point is found by aiming: the law of the points so far says at which batch ITL reaches AIM of the promise; what is measured there moves
 the aim, at most AIMS times. A batch never goes beyond what the KV cache, the sequence limit and FAR_PAST of the promise allow.
@@ -40,6 +40,7 @@ HIT = 0.85  # of the promised ITL or more, and within it: close enough to the ed
 AIMS = 3
 STEP = 16  # times the largest batch measured so far, at most
 FAR_PAST = 1.5  # of the promised ITL: a surface beyond that serves nobody
+LONG_FILL = 0.5  # of what fits at the longest context: filling it is what a sweep's time goes to, and half of it shows the slope
 MOST_REQUESTS = 2000  # at once; the reference profiler's cap, and about what one client process carries
 KV_MARGIN = 0.97  # of the KV cache: blocks are rounded up
 LEAST_TOKENS = 512  # that a held request may generate: a few windows
@@ -168,10 +169,10 @@ def corners(goal: Goal, limits: Limits, known: Sequence[DecodeKnown]) -> list[De
     short, long = min(SHORTEST_ISL, max(goal.isl_tokens // 2, 1)), longest if longest > 1.2 * goal.isl_tokens else max(goal.isl_tokens // 4, 1)
     law = _law(known)
     shapes = []
-    for isl in (short, long):
+    for isl, share in ((short, 1.0), (long, LONG_FILL)):
         most = min(limits.most_requests(isl), _worth(law, isl, goal.promise.itl_ms))
         if most >= 1 and isl != goal.isl_tokens:
-            shapes.append(DecodeShape(isl, most))
+            shapes.append(DecodeShape(isl, max(int(share * most), 1)))
     return list(dict.fromkeys(shapes))
 
 
