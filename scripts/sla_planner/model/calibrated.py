@@ -1,0 +1,237 @@
+"""An offline profile put right by a handful of measured points.
+
+Offline latencies have the right shape and are too low: kernels without HTTP, scheduler and queue, of another version of the engine. So per role
+
+    measured_ms  =  factor * offline_ms + extra_ms          both >= 0, relative least squares without outliers
+
+with the offline value at a measured shape interpolated between offline points. A line needs offline values that differ by LEAST_SPREAD; of points
+nearer together only a factor is taken, their median ratio. Which points correct a mapping:
+
+    its own, three or more                      its own line
+    one or two of its own                       the line of all measured mappings together, times the median ratio of its own points to that
+    none                                        the line of all measured mappings together; without any, offline values stay
+
+KV capacity of a mapping: the measured one; else the offline one times the median of measured over offline. Points that no longer fit are dropped.
+
+What was measured stays: every measured point is in the result as it is, flags included, and takes the place of offline points near it (within
+`NEAR` in prompt length, or in both context and batch). All other points are offline ones, corrected, and say so in their `note`. A mapping that
+only one of both profiles has is taken from that one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, groupby
+from statistics import median
+from typing import TypeVar
+
+import numpy as np
+
+from sla_planner.model.laws import fit_itl, fit_prefill, robust_sigma
+from sla_planner.model.profile import DecodeMeasurement, DecodePoint, ParallelMapping, PrefillMeasurement, PrefillPoint, Profile
+
+NEAR = 1.25  # ratio of two lengths, or batches, that count as one shape
+CORRECTED = "offline, corrected by measured points of this mapping"
+CORRECTED_BY_OTHERS = "offline, corrected by measured points of other mappings"
+LEAST_SPREAD = 2.0  # largest over smallest offline value: below, a factor and an addition cannot be told apart
+_FEWEST_OWN = 3
+_OUTLIER_SIGMAS = 3.0
+_ROUNDING = 1e-9
+
+Measurement = TypeVar("Measurement", PrefillMeasurement, DecodeMeasurement)
+Pair = tuple[float, float]  # offline ms, measured ms
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """measured_ms = factor * offline_ms + extra_ms."""
+
+    factor: float = 1.0
+    extra_ms: float = 0.0
+
+    def __call__(self, offline_ms: float) -> float:
+        return self.factor * offline_ms + self.extra_ms
+
+
+def calibrated(offline: Profile, measured: Profile) -> Profile:
+    """`offline` corrected by the clean points of `measured`; mappings selected as in `offline`.
+
+    The source says with how many points. An offline profile without a clean point of a mapping cannot be corrected there and is taken as it is.
+    """
+    prefill_pairs = _pairs(offline.prefill, measured.prefill, _prefill_pairs)
+    decode_pairs = _pairs(offline.decode, measured.decode, _decode_pairs)
+    prefill_by, decode_by = _corrections(offline.prefill, prefill_pairs), _corrections(offline.decode, decode_pairs)
+    capacity = _capacity_ratio(offline.decode, measured.decode)
+    measured_prefill = {measurement.mapping: measurement for measurement in measured.prefill}
+    measured_decode = {measurement.mapping: measurement for measurement in measured.decode}
+    prefill = [_prefill(m, measured_prefill.pop(m.mapping, None), prefill_by[m.mapping], _note(m.mapping, prefill_pairs)) for m in offline.prefill]
+    decode = [
+        _decode(
+            _resized(m, measured_decode.get(m.mapping), capacity),
+            measured_decode.pop(m.mapping, None),
+            decode_by[m.mapping],
+            _note(m.mapping, decode_pairs),
+        )
+        for m in offline.decode
+    ]
+    points = sum(len(pairs) for pairs in (*prefill_pairs.values(), *decode_pairs.values()))
+    provenance = replace(
+        offline.provenance,
+        source=f"{offline.provenance.source or 'offline'}, calibrated with {points} measured point{'s' * (points != 1)}",
+        image=measured.provenance.image,
+        measured_at=measured.provenance.measured_at,
+    )
+    return replace(offline, prefill=(*prefill, *measured_prefill.values()), decode=(*decode, *measured_decode.values()), provenance=provenance)
+
+
+def fit_correction(pairs: Sequence[Pair]) -> Correction:
+    """From (offline, measured) latencies, all positive. Of no pair: no correction."""
+    if not pairs:
+        return Correction()
+    ratio = Correction(median(measured / offline for offline, measured in pairs))
+    values = [offline for offline, _ in pairs]
+    if max(values) < LEAST_SPREAD * min(values):
+        return ratio
+    # Of the lines through two of the points, or through one and the origin, the one with the least sum of errors: no outlier can pull it away.
+    lines = [ratio, *(Correction(measured / offline) for offline, measured in pairs)]
+    lines += [line for one, other in combinations(pairs, 2) if (line := _through(one, other)) is not None]
+    start = min(lines, key=lambda line: sum(_error(line, pair) for pair in pairs))
+    errors = [_error(start, pair) for pair in pairs]
+    limit = max(_OUTLIER_SIGMAS * robust_sigma(errors), _ROUNDING)
+    return _least_squares([pair for pair, error in zip(pairs, errors, strict=True) if error <= limit])
+
+
+def _through(one: Pair, other: Pair) -> Correction | None:
+    if one[0] == other[0]:
+        return None
+    factor = (other[1] - one[1]) / (other[0] - one[0])
+    extra_ms = one[1] - factor * one[0]
+    return Correction(factor, extra_ms) if factor > 0 and extra_ms >= 0 else None
+
+
+def _error(line: Correction, pair: Pair) -> float:
+    return abs(math.log(line(pair[0]) / pair[1]))  # half and double are equally wrong
+
+
+def _least_squares(pairs: Sequence[Pair]) -> Correction:
+    """The least sum of squared relative errors with both coefficients >= 0; where the addition would be negative it is 0."""
+    columns = np.array([(offline / measured, 1 / measured) for offline, measured in pairs])
+    factor, extra_ms = np.linalg.lstsq(columns, np.ones(len(columns)), rcond=None)[0].tolist()
+    if factor > 0 and extra_ms >= 0:
+        return Correction(factor, extra_ms)
+    shares = columns[:, 0]
+    return Correction(float(shares.sum() / (shares @ shares)))
+
+
+def _pairs(
+    offline: Sequence[Measurement], measured: Sequence[Measurement], paired: Callable[[Measurement, Measurement], list[Pair]]
+) -> dict[ParallelMapping, list[Pair]]:
+    """Per mapping that both have: its clean measured points with the offline value at their shape."""
+    predicted = {measurement.mapping: measurement for measurement in offline}
+    both = ((predicted[measurement.mapping], measurement) for measurement in measured if measurement.mapping in predicted)
+    return {measurement.mapping: paired(prediction, measurement) for prediction, measurement in both}
+
+
+def _corrections(offline: Sequence[Measurement], pairs: dict[ParallelMapping, list[Pair]]) -> dict[ParallelMapping, Correction]:
+    pooled = fit_correction([pair for own in pairs.values() for pair in own])
+    return {measurement.mapping: _correction(pairs.get(measurement.mapping, []), pooled) for measurement in offline}
+
+
+def _correction(own: Sequence[Pair], pooled: Correction) -> Correction:
+    if len(own) >= _FEWEST_OWN:
+        return fit_correction(own)
+    ratio = median(measured / pooled(offline) for offline, measured in own) if own else 1.0
+    return Correction(ratio * pooled.factor, ratio * pooled.extra_ms)
+
+
+def _note(mapping: ParallelMapping, pairs: dict[ParallelMapping, list[Pair]]) -> str:
+    if pairs.get(mapping):
+        return CORRECTED
+    return CORRECTED_BY_OTHERS if any(pairs.values()) else ""
+
+
+def _prefill_pairs(offline: PrefillMeasurement, measured: PrefillMeasurement) -> list[Pair]:
+    ttft_ms = _ttft(offline)
+    return [(ttft_ms(point.isl_tokens), point.ttft_ms) for point in measured.points if not point.flags] if ttft_ms else []
+
+
+def _decode_pairs(offline: DecodeMeasurement, measured: DecodeMeasurement) -> list[Pair]:
+    itl_ms = _itl(offline)
+    clean = [point for point in measured.points if not point.flags]
+    return [(itl_ms(measured.batch(point), point.context_tokens), point.itl_ms) for point in clean] if itl_ms else []
+
+
+def _ttft(offline: PrefillMeasurement) -> Callable[[float], float] | None:
+    """TTFT over ISL: the fitted law times its own error, interpolated, so that every point is met and the law goes on outside."""
+    clean = sorted((point.isl_tokens, point.ttft_ms) for point in offline.points if not point.flags)
+    if not clean:
+        return None
+    isl, ttft_ms = zip(*clean, strict=True)
+    law, _ = fit_prefill(isl, ttft_ms)
+    errors = [value / law.ttft_ms(at) for at, value in clean]
+    return lambda asked: law.ttft_ms(asked) * float(np.interp(math.log(asked), np.log(isl), errors))
+
+
+def _itl(offline: DecodeMeasurement) -> Callable[[float, float], float] | None:
+    """ITL over batch and context, in the same way: errors over the batch within a context, then between the contexts on both sides."""
+    clean = sorted((point.context_tokens, offline.batch(point), point.itl_ms) for point in offline.points if not point.flags)
+    if not clean:
+        return None
+    law, _ = fit_itl([batch for _, batch, _ in clean], [batch * context for context, batch, _ in clean], [itl for _, _, itl in clean])
+    contexts: list[float] = []  # logarithms, one per row
+    rows: list[tuple[list[float], list[float]]] = []  # logarithms of the batches, errors
+    for context, row in groupby(clean, lambda point: point[0]):
+        contexts.append(math.log(context))
+        found = [(math.log(batch), value / law.itl_ms(batch, batch * context)) for _, batch, value in row]
+        rows.append(([at for at, _ in found], [error for _, error in found]))
+
+    def itl_ms(batch: float, context_tokens: float) -> float:
+        errors = [float(np.interp(math.log(batch), batches, of_row)) for batches, of_row in rows]
+        return law.itl_ms(batch, batch * context_tokens) * float(np.interp(math.log(context_tokens), contexts, errors))
+
+    return itl_ms
+
+
+def _capacity_ratio(offline: Sequence[DecodeMeasurement], measured: Sequence[DecodeMeasurement]) -> float:
+    predicted = {measurement.mapping: measurement.max_kv_tokens for measurement in offline}
+    return median([m.max_kv_tokens / predicted[m.mapping] for m in measured if m.mapping in predicted] or [1.0])
+
+
+def _resized(offline: DecodeMeasurement, measured: DecodeMeasurement | None, ratio: float) -> DecodeMeasurement:
+    """The same batches in a KV cache as large as was measured, less those that no longer fit."""
+    tokens = measured.max_kv_tokens if measured else round(offline.max_kv_tokens * ratio)
+    usage = [(point, point.kv_usage * (offline.max_kv_tokens / tokens)) for point in offline.points]
+    return replace(offline, points=tuple(replace(point, kv_usage=used) for point, used in usage if used <= 1), max_kv_tokens=tokens)
+
+
+def _prefill(offline: PrefillMeasurement, measured: PrefillMeasurement | None, correction: Correction, note: str) -> PrefillMeasurement:
+    kept = measured.points if measured else ()
+    points = list(kept)
+    for point in offline.points:
+        if not any(_near(point.isl_tokens, other.isl_tokens) for other in kept):
+            points.append(_slower_prefill(point, correction(point.ttft_ms), note))
+    batched = measured.batched if measured else offline.batched
+    return replace(offline, points=tuple(sorted(points, key=lambda point: point.isl_tokens)), batched=batched)
+
+
+def _decode(offline: DecodeMeasurement, measured: DecodeMeasurement | None, correction: Correction, note: str) -> DecodeMeasurement:
+    kept = [(point.context_tokens, measured.batch(point)) for point in measured.points] if measured else []
+    points = list(measured.points) if measured else []
+    for point in offline.points:
+        if not any(_near(point.context_tokens, context) and _near(offline.batch(point), batch) for context, batch in kept):
+            points.append(_slower_decode(point, correction(point.itl_ms), note))
+    return replace(offline, points=tuple(sorted(points, key=lambda point: (point.context_tokens, point.kv_usage))))
+
+
+def _slower_prefill(point: PrefillPoint, ttft_ms: float, note: str) -> PrefillPoint:
+    return replace(point, ttft_ms=ttft_ms, throughput_per_gpu=point.throughput_per_gpu * (point.ttft_ms / ttft_ms), note=note)
+
+
+def _slower_decode(point: DecodePoint, itl_ms: float, note: str) -> DecodePoint:
+    return replace(point, itl_ms=itl_ms, throughput_per_gpu=point.throughput_per_gpu * (point.itl_ms / itl_ms), note=note)
+
+
+def _near(one: float, other: float) -> bool:
+    return max(one, other) <= NEAR * min(one, other)
