@@ -18,10 +18,10 @@ from pathlib import PurePosixPath
 
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
 _SHELL_COMMAND_FLAG = re.compile(r"-[a-z]*c")
-_GAP = re.compile(r"(?:[ \t]|\\\r?\n|(?<=[ \t])#[^\n]*)+")
+_GAP = re.compile(r"(?:[ \t\r]|\\\r?\n|(?<![^\s;])#[^\n]*)+")
 _REDIRECTION = re.compile(r"\d*(?:<<<|<<-?|<&|<>|<(?!\())|\d*(?:>>|>&|>\||>(?!\())|&>>?")
 _CONTROL = re.compile(r"&&|\|\||;;|\|&|[<>]\(|[;&|()\n]")
-_PLAIN = re.compile(r"[^\s\\'\"$`;&|()<>]+")
+_PLAIN = re.compile(r"[^ \t\r\n\\'\"$`;&|()<>]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class CommandLine:
     """The arguments of one engine. Edits in place; `written()` gives them in the form in which they were given."""
 
     def __init__(self, given: Sequence[str], program: re.Pattern[str]) -> None:
-        """`program` matches a word that names the engine's program."""
+        """`program` matches the word that names the engine's program, or it and the next (`vllm serve`)."""
         self._given = list(given)
         self._shell_at = _shell_line_at(self._given)
         if self._shell_at is None:
             words = [_Word(argument, argument, "") for argument in self._given]
-            start = _arguments_start(words, program)
+            start = _arguments_start(self._given, program)
             self._head_words, self._words = words[:start], words[start:]
         else:
             self._head, self._words, self._tail = _split(self._given[self._shell_at], program)
@@ -151,24 +151,23 @@ def _shell_line_at(given: Sequence[str]) -> int | None:
     return None
 
 
-def _arguments_start(words: Sequence[_Word], program: re.Pattern[str]) -> int:
-    """Index of the first argument: after the first word that names the program."""
-    return next((at + 1 for at, word in enumerate(words) if program.fullmatch(word.value)), 0)
+def _arguments_start(words: Sequence[str], program: re.Pattern[str]) -> int:
+    """Index of the first argument: after the word that names the program; 0 when none does."""
+    pairs = zip(words, [*words[1:], ""], strict=False)
+    return next((at + 1 for at, (word, after) in enumerate(pairs) if program.fullmatch(word) or program.fullmatch(f"{word} {after}")), 0)
 
 
 def _split(line: str, program: re.Pattern[str]) -> tuple[str, list[_Word], str]:
     """What stands before the engine's arguments, they, and what comes after."""
     commands = [command for command in _commands(line) if command]
-    named = [command for command in commands if any(program.fullmatch(value) for _, _, value in command)]
-    if named:
-        command = named[0]
-    elif commands:
-        command = max(commands, key=lambda command: sum(value.startswith("--") for _, _, value in command))
-    else:
+    if not commands:
         return line, [], ""
-    start = next((at + 1 for at, (_, _, value) in enumerate(command) if program.fullmatch(value)), None)
-    if start is None:  # arguments alone, or a program that we do not know
-        start = 0 if command[0][2].startswith("-") else 1
+    starts = [_arguments_start([word[2] for word in command], program) for command in commands]
+    flags = [sum(value.startswith("--") for _, _, value in command) for command in commands]
+    chosen = max(range(len(commands)), key=lambda at: (starts[at] > 0, flags[at], at))
+    command, start = commands[chosen], starts[chosen]
+    if not start and not command[0][2].startswith("-"):
+        start = 1  # a program that we do not know
     end = command[start - 1][1] if start else 0
     head, words = line[:end], []
     for begin, stop, value in command[start:]:
@@ -193,7 +192,7 @@ def _commands(line: str) -> Iterator[list[tuple[int, int, str]]]:
             end, value = _word(line, at)
             if not target:
                 words.append((at, end, value))
-            at, target = end, False
+            at, target = max(end, at + 1), False
     yield words
 
 
@@ -222,7 +221,7 @@ def _word(line: str, at: int) -> tuple[int, str]:
             at = end
         else:
             break
-    return max(at, 1), "".join(value)
+    return at, "".join(value)
 
 
 def _closing(line: str, at: int, quote: str) -> int:

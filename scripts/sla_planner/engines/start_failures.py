@@ -44,7 +44,8 @@ COMMON = (
     ),
     rule(
         r"Total number of attention heads \(\d+\) must be divisible"
-        r"|(?:Assertion|Value|Runtime)Error: (?:\d+ is not divisible by \d+|.*heads.*divisible)",
+        r"|(?:Assertion|Value|Runtime)Error: (?:\d+ is not divisible by \d+|.*heads.*divisible)"
+        r"|assert \S*num_(?:attention_|kv_)?heads % \S*tp\S* == 0",
         "the model cannot be split over so many GPUs",
         "use a TP that divides its number of heads",
     ),

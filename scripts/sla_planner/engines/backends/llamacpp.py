@@ -32,7 +32,11 @@ _OLD_SLOTS = re.compile(r"n_slots = (\d+)")
 _FAILURES = (
     rule(r"error while handling argument .*|error: invalid argument: \S+", "the engine does not know an argument", "correct the command line"),
     rule(r"failed to open GGUF file .*|failed to load model from \S+", "the model is not found or cannot be read", "check its path"),
-    rule(r"failed to (?:allocate|initialize) .*(?:buffer|the context)\b.*", "out of memory", "a smaller context (-c), or fewer layers on the GPU"),
+    rule(
+        r"failed to allocate (?:buffer for kv cache|compute \S+ buffers)|unable to allocate \S+ buffer",
+        "out of memory",
+        "a smaller context (-c), or fewer layers on the GPU",
+    ),
 )
 
 _COUNTS_NO_REQUESTS = "llama.cpp exports no request counter, only tokens and seconds"

@@ -30,7 +30,7 @@ from sla_planner.sweep.port import Capacity, Deployment, Phase
 
 TOKENS_PER_PREFILL_STEP = 32768
 
-_PROGRAM = re.compile(r"(?:\S*/)?sglang|dynamo\.sglang|sglang\.launch_server")
+_PROGRAM = re.compile(r"(?:\S*/)?sglang serve|dynamo\.sglang(?:\.\S+)?|sglang\.launch_server")
 _TP = ("--tp", "--tp-size", "--tensor-parallel-size")
 _PP = ("--pp", "--pp-size", "--pipeline-parallel-size")
 _DP = ("--dp", "--dp-size", "--data-parallel-size")

@@ -28,7 +28,7 @@ from sla_planner.sweep.port import Capacity, Deployment, Phase
 
 TOKENS_PER_PREFILL_STEP = 32768
 
-_PROGRAM = re.compile(r"dynamo\.trtllm|(?:\S*/)?trtllm-serve|tensorrt_llm\.\S+")
+_PROGRAM = re.compile(r"dynamo\.trtllm(?:\.\S+)?")
 _OVERRIDES = "--override-engine-args"
 _DYNAMIC = "--trtllm."
 _MOE_KEYS = ("moe_expert_parallel_size", "moe_tensor_parallel_size", "moe_cluster_parallel_size")

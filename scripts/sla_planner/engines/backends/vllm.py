@@ -29,7 +29,7 @@ from sla_planner.sweep.port import Capacity, Deployment, Phase
 TOKENS_PER_PREFILL_STEP = 32768
 CACHE_INFO = "vllm:cache_config_info"
 
-_PROGRAM = re.compile(r"(?:\S*/)?vllm|dynamo\.vllm|vllm\.entrypoints\.\S+")
+_PROGRAM = re.compile(r"(?:\S*/)?vllm serve|dynamo\.vllm(?:\.\S+)?|vllm\.entrypoints\.\S+")
 _TP = ("--tensor-parallel-size", "-tp")
 _PP = ("--pipeline-parallel-size", "-pp")
 _DP = ("--data-parallel-size", "-dp")
@@ -71,8 +71,11 @@ class Vllm:
         line.drop("--disaggregation-mode")
         _spread(line, deployment.mapping)
         if deployment.phase is not Phase.BOTH:
-            line.switch_off("--enable-prefix-caching", "--no-enable-prefix-caching")
-            line.switch_on("--enable-prefix-caching" if deployment.phase is Phase.DECODE else "--no-enable-prefix-caching")
+            unwanted, wanted = "--no-enable-prefix-caching", "--enable-prefix-caching"
+            if deployment.phase is Phase.PREFILL:
+                unwanted, wanted = wanted, unwanted
+            line.switch_off(unwanted)
+            line.switch_on(wanted)
         if deployment.phase is Phase.PREFILL:
             line.set(("--max-num-seqs",), deployment.mapping.dp)
             line.set(("--max-num-batched-tokens",), TOKENS_PER_PREFILL_STEP)

@@ -1,0 +1,139 @@
+"""A disaggregated deployment (DynamoGraphDeployment, nvidia.com), turned into one engine that is measured alone.
+
+    derive      Frontend + one worker under the decode service's name, one replica, with the arguments of `Backend.arguments`; nothing else is left
+                prefill: the worker is the prefill service;   decode, both: the decode service;   an aggregated manifest: its only worker
+    GPUs        of `mapping`, as limit and request; where the manifest runs an engine over several nodes, over nodes of the size that it shows
+    isolation   the derived deployment has its own name, and its own Dynamo namespace where the manifest names one
+
+The API versions spell the same things differently (`dgd_services.py`). The input is never changed, and the same input gives the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from sla_planner.engines.backend import Backend
+from sla_planner.engines.dgd_services import KIND, Service, read_services, unshared, write_services
+from sla_planner.errors import UsageError
+from sla_planner.sweep.port import Deployment, Phase
+
+Document = dict[str, Any]
+
+_OF_THE_SERVER = frozenset(
+    {"creationTimestamp", "finalizers", "generation", "managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid"}
+)
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+def read_dgd(text: str) -> Document:
+    """The deployment among the documents of `text`. Raises `UsageError`."""
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise UsageError(f"the manifest is no YAML: {' '.join(str(error).split())}") from None
+    kinds = [str(document.get("kind", "no kind")) if isinstance(document, dict) else type(document).__name__ for document in documents]
+    found: list[Document] = [document for document, kind in zip(documents, kinds, strict=True) if kind == KIND]
+    if len(found) != 1:
+        held = ", ".join(kinds) or "nothing"
+        raise UsageError(f"the manifest holds {len(found) or 'no'} {KIND}: {held}", hint="give a file with exactly one")
+    _workers(read_services(found[0]))
+    return found[0]
+
+
+def derive(document: Mapping[str, Any], backend: Backend, deployment: Deployment, *, name: str, image: str | None = None) -> Document:
+    """One engine of `deployment`, called `name`; `image`: of the worker, else as it is. Raises `UsageError` when it cannot be."""
+    derived: Document = unshared(document)
+    _check_framework(derived, backend)
+    services = read_services(derived)
+    workers = _workers(services)
+    given = workers[Phase.PREFILL if deployment.phase is Phase.PREFILL else Phase.DECODE]
+    node_gpus = max((worker.gpus_per_node for worker in workers.values() if worker.nodes > 1), default=None)
+    frontend = _frontend(services)
+    engine = given.renamed(workers[Phase.DECODE].name)
+    if workers[Phase.PREFILL].name != workers[Phase.DECODE].name:
+        engine.become_decode()
+    engine.run_alone()
+    engine.set_gpus(deployment.mapping.gpus, node_gpus)
+    engine.set_arguments(backend, deployment)
+    if image:
+        engine.set_image(image)
+    for service in (frontend, engine):
+        service.isolate(name)
+    write_services(derived, (frontend, engine))
+    derived["metadata"] = _metadata(derived.get("metadata"), name)
+    derived.pop("status", None)
+    return derived
+
+
+def gpus_per_engine(document: Mapping[str, Any], role: Phase | str) -> int:
+    """GPUs of one worker of `role` (`prefill`, `decode`) over all its nodes; 0 when the manifest does not say."""
+    worker = _workers(read_services(unshared(document)))[Phase.PREFILL if role == Phase.PREFILL else Phase.DECODE]
+    return worker.nodes * worker.gpus_per_node
+
+
+def worker_image(document: Mapping[str, Any]) -> str:
+    """Of the decode worker; '' when the manifest does not say."""
+    return _workers(read_services(unshared(document)))[Phase.DECODE].image
+
+
+def to_yaml(document: Mapping[str, Any]) -> str:
+    """In the order of `document`; text of several lines stays readable."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _check_framework(document: Mapping[str, Any], backend: Backend) -> None:
+    framework = document["spec"].get("backendFramework")
+    if framework and framework != backend.name:
+        raise UsageError(f"the manifest is for {framework}, asked for is {backend.name}", hint=f"use --backend {framework}")
+
+
+def _workers(services: list[Service]) -> dict[Phase, Service]:
+    """The prefill and the decode worker: as declared, else by name; the same one twice in an aggregated manifest."""
+    candidates = [service for service in services if service.may_be_worker]
+    found = {role: [service for service in candidates if service.role == role] for role in (Phase.PREFILL, Phase.DECODE)}
+    for role, same in found.items():
+        if not same:
+            same.extend(service for service in candidates if not service.role and role in service.name.lower())
+        if len(same) > 1:
+            raise UsageError(f"the manifest has {len(same)} {role} services: {_names(same)}", hint="leave one per role")
+    if all(found.values()):
+        return {role: same[0] for role, same in found.items()}
+    if len(candidates) == 1:
+        return dict.fromkeys(found, candidates[0])
+    missing = " and no ".join(role for role, same in found.items() if not same)
+    raise UsageError(f"the manifest has no {missing} service among: {_names(services)}", hint="set subComponentType (v1alpha1) or type (v1beta1)")
+
+
+def _frontend(services: list[Service]) -> Service:
+    found = [service for service in services if service.is_frontend]
+    if len(found) != 1:
+        raise UsageError(f"the manifest has {len(found) or 'no'} frontend services among: {_names(services)}", hint="one engine needs one frontend")
+    return found[0]
+
+
+def _names(services: list[Service]) -> str:
+    return ", ".join(service.name for service in services) or "none"
+
+
+def _metadata(given: Any, name: str) -> dict[str, Any]:
+    metadata = {"name": name, **{key: value for key, value in (given or {}).items() if key != "name" and key not in _OF_THE_SERVER}}
+    if isinstance(annotations := metadata.get("annotations"), dict):
+        annotations.pop(_LAST_APPLIED, None)
+        if not annotations:
+            del metadata["annotations"]
+    return metadata
