@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 
 import pytest
 from hypothesis import given, settings
@@ -103,3 +104,22 @@ def test_a_shell_reads_the_edited_line_as_the_given_one_and_the_flag(words):
     line = shlex.join(["python3", "-m", "dynamo.vllm", *words])
     (edited,) = set_tp([line])
     assert shlex.split(edited) == [*shlex.split(line), "--tensor-parallel-size", "4"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python3 -m dynamo.vllm --a 'b c' \"d $X\" 2>&1 # comment --tensor-parallel-size 1",
+        "A=1 python3 -m dynamo.vllm \\\n  --a b \\\n  --c=d\n",
+        "true && python3 -m dynamo.vllm --json '{\"a\": [1, 2]}' | cat",
+        'python3 -m dynamo.vllm "$(echo "a b" | cat)" `echo c` ${X:-d e}; true',
+        "(cd / && python3 -m dynamo.vllm --a b\\ c) 2> /dev/null",
+    ],
+)
+def test_a_real_shell_runs_the_edited_line_with_one_flag_more(line):
+    def run(text):
+        stub = "python3() { printf '<%s>' \"$@\"; }\n"
+        return subprocess.run(["sh", "-c", stub + text], env={"X": "x y", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True).stdout
+
+    (edited,) = set_tp([line])
+    assert run(edited) == run(line) + "<--tensor-parallel-size><4>"

@@ -87,6 +87,14 @@ def test_llamacpp(line, reason):
     assert failure(line, "llamacpp").reason.startswith(reason)
 
 
+def test_simulated():
+    taken = "error: cannot listen on 127.0.0.1:8000: error while attempting to bind on address ('127.0.0.1', 8000): address already in use; free it"
+    assert failure(taken, "simulated").reason.startswith("the port is taken: error while attempting to bind")
+    assert failure(taken, "simulated").retry
+    refused = failure("error: time-scale is 0; give a positive factor, such as 1 or 10", "simulated")
+    assert (refused.reason, refused.retry) == ("engine-sim refuses to start: error: time-scale is 0; give a positive factor, such as 1 or 10", False)
+
+
 def test_a_rank_out_of_memory_explains_the_broken_connection_of_the_others():
     assert failure((LOGS / "vllm-0.32-tp2.log").read_text()).reason.startswith("out of GPU memory: torch.OutOfMemoryError")
 

@@ -210,6 +210,18 @@ def test_text_of_several_lines_stays_readable():
     assert "exec python3 -m dynamo.vllm \\\n" in text
 
 
+def test_texts_that_look_like_numbers_to_kubernetes_are_quoted():
+    texts = ["1e3", "y", "0o17", "-1", "1.5", "true", "plain", "--a=1e3"]
+    lines = to_yaml({"args": texts}).splitlines()[1:]
+    assert lines == ["- '1e3'", "- 'y'", "- '0o17'", "- '-1'", "- '1.5'", "- 'true'", "- plain", "- --a=1e3"]
+
+
+def test_the_frontend_of_an_older_manifest_is_known_by_its_name():
+    given = document("vllm-agg")
+    given["spec"]["services"]["Frontend"]["componentType"] = "main"
+    assert list(derive(given, backend("vllm"), Deployment(TP4), name="probe")["spec"]["services"]) == ["Frontend", "VllmWorker"]
+
+
 HEAD = "apiVersion: nvidia.com/v1alpha1\nkind: DynamoGraphDeployment\n"
 
 

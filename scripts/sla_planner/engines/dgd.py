@@ -10,6 +10,7 @@ The API versions spell the same things differently (`dgd_services.py`). The inpu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ Document = dict[str, Any]
 _OF_THE_SERVER = frozenset(
     {"creationTimestamp", "finalizers", "generation", "managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid"}
 )
+_MISREAD = re.compile(r"[yYnN]|[-+]?(?:0[xob])?[\d._]+(?:[eE][-+]?\d+)?")  # texts that Kubernetes' YAML takes for something else, and PyYAML not
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -46,8 +48,8 @@ def read_dgd(text: str) -> Document:
 def derive(document: Mapping[str, Any], backend: Backend, deployment: Deployment, *, name: str, image: str | None = None) -> Document:
     """One engine of `deployment`, called `name`; `image`: of the worker, else as it is. Raises `UsageError` when it cannot be."""
     derived: Document = unshared(document)
-    _check_framework(derived, backend)
     services = read_services(derived)
+    _check_framework(derived, backend)
     workers = _workers(services)
     given = workers[Phase.PREFILL if deployment.phase is Phase.PREFILL else Phase.DECODE]
     node_gpus = max((worker.gpus_per_node for worker in workers.values() if worker.nodes > 1), default=None)
@@ -81,7 +83,7 @@ def worker_image(document: Mapping[str, Any]) -> str:
 
 def to_yaml(document: Mapping[str, Any]) -> str:
     """In the order of `document`; text of several lines stays readable."""
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=float("inf"))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -90,7 +92,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = "|" if "\n" in text else "'" if _MISREAD.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)
@@ -131,7 +134,8 @@ def _names(services: list[Service]) -> str:
 
 
 def _metadata(given: Any, name: str) -> dict[str, Any]:
-    metadata = {"name": name, **{key: value for key, value in (given or {}).items() if key != "name" and key not in _OF_THE_SERVER}}
+    given = given if isinstance(given, dict) else {}
+    metadata = {"name": name, **{key: value for key, value in given.items() if key != "name" and key not in _OF_THE_SERVER}}
     if isinstance(annotations := metadata.get("annotations"), dict):
         annotations.pop(_LAST_APPLIED, None)
         if not annotations:

@@ -50,7 +50,7 @@ class Service:
 
     @property
     def is_frontend(self) -> bool:
-        return self.component_type == "frontend" or (not self.component_type and self.name.lower() == "frontend")
+        return "frontend" in (self.component_type, self.name.lower())
 
     @property
     def may_be_worker(self) -> bool:

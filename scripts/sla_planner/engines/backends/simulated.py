@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from sla_planner.engines.backend import Backend, Evidence, Failure
 from sla_planner.engines.backends.vllm import CACHE_INFO, tokens_of_blocks
-from sla_planner.engines.start_failures import failure_in
+from sla_planner.engines.start_failures import failure_in, rule
 from sla_planner.errors import UsageError
 from sla_planner.model.metric_family import MetricFamily
 from sla_planner.sweep.port import Capacity, Deployment
+
+_FAILURES = (rule(r"^(?:error|Error): (?!.*already in use).+", "engine-sim refuses to start", "correct its command line"),)
 
 
 class Simulated:
@@ -26,7 +28,7 @@ class Simulated:
         return Capacity(max(tokens), f"/metrics: {CACHE_INFO}") if tokens else None
 
     def failure(self, log: str) -> Failure | None:
-        return failure_in(log)
+        return failure_in(log, _FAILURES)
 
 
 BACKEND: Backend = Simulated()
