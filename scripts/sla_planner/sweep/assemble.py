@@ -79,14 +79,14 @@ def prefill_candidates(runs: Sequence[MappingRun], goal: Goal) -> list[Candidate
     candidates = []
     for run in runs:
         measurement = prefill_measurement(run)
-        shown: list[PrefillPoint | BatchedPrefillPoint] = [*measurement.points, *measurement.batched]
-        trusted = {(point.isl_tokens, point.throughput_per_gpu) for point in shown if not point.flags}
+        trusted = {(1, point.isl_tokens, point.throughput_per_gpu) for point in measurement.points if not point.flags}
+        trusted |= {(point.concurrency, point.isl_tokens, point.throughput_per_gpu) for point in measurement.batched if not point.flags}
         for point in run.points:
             shape, seen = point.shape, point.prefill
             if seen is None or not isinstance(shape, PrefillShape) or shape.isl_tokens != goal.isl_tokens:
                 continue
             throughput = _prefill_throughput(shape, seen, run.deployment.mapping)
-            if (seen.isl_tokens, throughput) in trusted:
+            if (shape.concurrency, seen.isl_tokens, throughput) in trusted:
                 at = f"ISL {shape.isl_tokens}" + (f", {shape.concurrency} at once" if shape.concurrency > 1 else "")
                 latency_ms = _percentile(seen.ttft_ms, goal)
                 candidates.append(Candidate(run.deployment.mapping, latency_ms, seen.typical_ms, throughput, at, shape.concurrency))
@@ -187,7 +187,7 @@ def _fits(model: type[FittedPrefill] | type[FittedDecode], measurement: PrefillM
 
 
 def _complaint(runs: Sequence[MappingRun], phase: Phase) -> str:
-    """What most of the distrusted points of a phase suffer from, in the words of one of them."""
+    """What the last distrusted point of a phase suffers from."""
     kind = PrefillShape if phase is Phase.PREFILL else DecodeShape
     defects = [defect for run in runs for point in run.points if isinstance(point.shape, kind) for defect in point.defects]
     return defects[-1] if defects else "the points contradict each other"
