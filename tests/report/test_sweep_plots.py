@@ -182,7 +182,7 @@ def test_points_of_about_one_context_are_one_curve():
     assert [(one.label, [p.kv_usage for p in one.points]) for one in exact] == [("context 1,000", [0.1, 0.5])]
     near = contexts_of([point(3075.0, 0.5), point(3260.0, 0.1), point(300.0, 0.1)])
     assert [one.label for one in near] == ["context 300", "context ~3,200"]
-    assert len(contexts_of([point(200.0 * 1.3**step, 0.1) for step in range(20)])) <= 8
+    assert len(contexts_of([point(200.0 * 1.4**step, 0.1) for step in range(20)])) <= 8
 
 
 def test_a_mapping_with_too_few_points_to_fit_is_drawn_without_a_line(sweep):

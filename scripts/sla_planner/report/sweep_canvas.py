@@ -38,7 +38,7 @@ DASHED = (0, (4, 3))
 # A colour and a marker each, so that a mapping is told by either; vermilion is the promise's.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#aa5f8d", "#56b4e9", "#7a5c00", "#24292f", "#8a7fd1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-SAME_CONTEXT, MOST_CONTEXTS = 1.15, 8  # the longest over the shortest of one curve; how many curves can be told apart
+SAME_CONTEXT, MOST_CONTEXTS = 1.3, 8  # the longest over the shortest of one curve; how many curves can be told apart
 FAR = 2.5  # a promise further off than this many times the data is told at the edge instead of flattening the data
 LOG_RANGE = 15.0  # the largest latency over the smallest, from where on its axis is logarithmic
 _AROUND = ((0, 1), (1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1), (-1, 0))
@@ -315,4 +315,4 @@ def _side(share: float) -> str:
 def about(profile: Profile, *more: str) -> str:
     """Of what: model, engine, GPU, then the rest."""
     origin = profile.provenance
-    return ", ".join(part for part in (textwrap.shorten(origin.model, 60), origin.engine, origin.gpu, *more) if part)
+    return ", ".join(dict.fromkeys(part for part in (textwrap.shorten(origin.model, 60), origin.engine, origin.gpu, *more) if part))

@@ -53,7 +53,7 @@ def html(result: SweepResult, pictures: Mapping[str, bytes], facts: Iterable[tup
     verified = result.verification
     return render(
         "sweep.html.j2",
-        title=", ".join(["Sweep", *(part for part in (origin.model, origin.engine, origin.gpu) if part)]),
+        title=", ".join(dict.fromkeys(part for part in ("Sweep", origin.model, origin.engine, origin.gpu) if part)),
         headline=unbroken(headline(result)),
         asked=unbroken(goal_text(result.goal)),
         feasible=result.feasible,

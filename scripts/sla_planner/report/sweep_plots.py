@@ -10,7 +10,8 @@ import it where a picture is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -36,7 +37,7 @@ except ImportError as missing:
 
 VERIFICATION = "verification.png"
 PREFILL_FOLDER, DECODE_FOLDER = "selected_prefill_interpolation", "selected_decode_interpolation"
-_ROW_IN = 0.42  # one comparison of the verification
+_ROW_IN, _WORDS_IN = 0.42, 2.5  # one comparison of the verification, and the words beside its bar
 
 
 def pictures(result: SweepResult) -> dict[str, bytes]:
@@ -73,8 +74,8 @@ def prefill_performance(result: SweepResult) -> Figure:
 
 def decode_performance(result: SweepResult) -> Figure:
     """ITL against decode throughput per GPU: one curve per mapping over the batch."""
-    below = about(result.profile, "numbers: batch", "lines: the fitted law")
     goal = result.goal
+    below = about(result.profile, "numbers: batch", f"lines: the fitted law at {goal.context_tokens:,.0f} tokens")
     with styled():
         figure, ax = canvas(f"Decode: ITL and throughput of each mapping, {goal.context_tokens:,.0f} tokens of context", below)
         side = decode_side(result)
@@ -187,16 +188,18 @@ def verification(result: SweepResult) -> Figure:
     height_in = 1.35 + _ROW_IN * max(1, len(compared))
     with styled():
         figure, ax = canvas("", "", height_in=height_in, key_in=0.15)
-        _room_for_names(ax, height_in)
+        names = [textwrap.fill(one.what, 30) for one in compared]
+        _room_for_names(ax, names, height_in)
         headings(figure, _verification_title(verified), verified.how, height_in)
         for row, one in enumerate(compared):
             _bar(ax, row, one)
         most = max([1.3, *(1 + one.difference for one in compared)])
         ax.axvspan(1 - TOLERATED_DIFFERENCE, 1 + TOLERATED_DIFFERENCE, color="#009e73", alpha=0.12, linewidth=0)
         ax.axvline(1.0, color=INK, linewidth=1.0)
-        ax.set_xlim(0, most * 1.5)  # room for the words beside the longest bar
+        wide_in = ax.get_position().width * WIDTH_IN
+        ax.set_xlim(0, most * wide_in / (wide_in - _WORDS_IN))
         ax.set_ylim(len(compared) - 0.4, -0.6)
-        ax.set_yticks(range(len(compared)), [one.what for one in compared])
+        ax.set_yticks(range(len(compared)), names)
         ax.tick_params(axis="y", labelcolor=INK, length=0)
         ax.grid(visible=False)
         ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
@@ -213,8 +216,9 @@ def _verification_title(verified: Verification) -> str:
     return f"Profile and reality: {share_inside(verified.inside, verified.requests)} of {verified.requests:,} requests inside TTFT and ITL"
 
 
-def _room_for_names(ax: Axes, height_in: float) -> None:
-    left_in, foot_in, head_in = 1.55, 0.45, 0.72
+def _room_for_names(ax: Axes, names: Sequence[str], height_in: float) -> None:
+    longest = max((len(line) for name in names for line in name.splitlines()), default=0)
+    left_in, foot_in, head_in = 0.3 + 0.056 * longest, 0.45, 0.72
     ax.set_position((left_in / WIDTH_IN, foot_in / height_in, (WIDTH_IN - left_in - 0.3) / WIDTH_IN, (height_in - foot_in - head_in) / height_in))
 
 
