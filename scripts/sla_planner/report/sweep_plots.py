@@ -155,7 +155,7 @@ def _key_of(mapping: ParallelMapping, look: Look) -> Line2D:
 
 def _fitted_line(ax: Axes, measurement: DecodeMeasurement, side: Side, result: SweepResult) -> list[tuple[float, float]]:
     """The law at the goal's context, over the batches that were measured there; moved to the promised percentile, where the markers
-    stand. Gives what it drew."""
+    stand. Gives points along it."""
     context = result.goal.context_tokens
     batches = [one.concurrency for one in side.candidates if one.mapping == measurement.mapping]
     if not batches:
@@ -173,7 +173,7 @@ def _fitted_line(ax: Axes, measurement: DecodeMeasurement, side: Side, result: S
     tail = float(np.median([one.latency_ms / one.typical_ms for one in side.candidates if one.mapping == measurement.mapping]))
     x, y = itl_ms * tail, batch / itl_ms * 1000 / measurement.mapping.gpus
     ax.plot(x, y, color=colour, linewidth=0.9, alpha=0.75)
-    return list(zip(x.tolist(), y.tolist(), strict=True))
+    return list(zip(x.tolist(), y.tolist(), strict=True))[::3]
 
 
 def _about(point: DecodePoint, context: float) -> bool:
