@@ -30,10 +30,10 @@ from sla_planner.model.batching import MAX_BATCHED_TOKENS, MAX_SEQUENCES
 from sla_planner.model.profile import DecodeMeasurement, DecodePoint, ParallelMapping, PrefillMeasurement, PrefillPoint, Profile, Provenance
 from sla_planner.sweep.port import Deployment, Phase
 
-_OWN_TYPES: Mapping[str, str] = {}
-_BFLOAT16 = {"kvcache_quant_mode": "bfloat16", "fmha_quant_mode": "bfloat16"}  # where the tables lack the model's own types
+_BFLOAT16 = {"kvcache_quant_mode": "bfloat16", "fmha_quant_mode": "bfloat16"}
+_TYPE_OF = {"kvcache_quant_mode": "KV cache", "fmha_quant_mode": "attention"}
 _FRACTION_OF = {"trtllm": "of_free"}  # of the memory that the weights leave; else of all
-_SHORTEST, _ISLS, _CONTEXTS, _BATCHES = 128, 16, 6, 8  # of the default grid
+_SHORTEST, _ISLS, _CONTEXTS, _BATCHES = 128, 16, 8, 12  # of the default grid
 _FEWEST_HEADS = 4  # per GPU: below, attention is extrapolated
 
 
@@ -52,6 +52,7 @@ class OfflineRequest:
     batches: tuple[int, ...] = ()  # requests of one engine; what does not fit is left out
     backend_version: str = ""  # empty: the newest that the library calls current
     memory_fraction: float = 0.9  # of a GPU's memory, as the engine counts it
+    kv_cache_type: str = ""  # bfloat16, fp8 ...; empty: as the library concludes from the checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +70,16 @@ def offline_profile(request: OfflineRequest) -> OfflineProfile:
     Raises UsageError when the library is not installed, does not know what is asked for (the nearest it knows is named), or can predict no mapping.
     """
     with quiet():
-        library = load()
-        target = _target(request, library)
-        notes = list(target.notes)
-        attempt = _attempt(target, _OWN_TYPES)
-        if attempt.tables_missing:
+        target = _target(request, load())
+        attempt = _attempt(target, _types(request.kv_cache_type))
+        if attempt.tables_missing and not attempt.types:
             fallback = _attempt(target, _BFLOAT16)
-            if fallback.kept > attempt.kept:
-                attempt = fallback
-                notes.append(f"{library.title} has no {target.engine} tables for the model's own attention types: KV cache and attention in bfloat16")
-    if not (attempt.prefill and attempt.decode):
-        raise _nothing_left(target, attempt)
-    source = f"offline: {library.title}, {target.engine}, {request.system}" + (", KV cache and attention in bfloat16" if attempt.types else "")
+            attempt = fallback if fallback.kept > attempt.kept else attempt
+        if not (attempt.prefill and attempt.decode):
+            raise _nothing_left(target, attempt)
+        notes = [*_types_assumed(target, attempt), *_thin_heads(target)]
+    types = "".join(f", {_TYPE_OF[name]} in {value}" for name, value in attempt.types.items())
+    source = f"offline: {target.library.title}, {target.engine}, {request.system}{types}"
     profile = Profile(
         tuple(attempt.prefill),
         tuple(attempt.decode),
@@ -102,7 +101,7 @@ class _Target:
     max_context_tokens: int
     isl_tokens: tuple[int, ...]
     context_tokens: tuple[int, ...]
-    notes: tuple[str, ...]
+    heads: int  # of attention
 
     @property
     def engine(self) -> str:
@@ -186,8 +185,15 @@ def _rank_batches(asked: tuple[int, ...], ranks: int, most: int) -> list[int]:
 
 
 def _rank_kv_tokens(target: _Target, arguments: Mapping[str, Any]) -> int:
+    tokens = int(_rank_kv(target, arguments)["total_kv_size_tokens"])
+    if tokens < target.max_context_tokens:
+        raise _Refused(f"its KV cache holds {tokens} tokens, less than one context of {target.max_context_tokens}")
+    return tokens
+
+
+def _rank_kv(target: _Target, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     request = target.request
-    estimate = target.library.memory.estimate_kv_cache(
+    estimate: Mapping[str, Any] = target.library.memory.estimate_kv_cache(
         request.model,
         request.system,
         request.backend,
@@ -197,10 +203,14 @@ def _rank_kv_tokens(target: _Target, arguments: Mapping[str, Any]) -> int:
         memory_fraction_value=request.memory_fraction,
         **arguments,
     )
-    tokens = int(estimate["total_kv_size_tokens"])
-    if tokens < target.max_context_tokens:
-        raise _Refused(f"its KV cache holds {tokens} tokens, less than one context of {target.max_context_tokens}")
-    return tokens
+    return estimate
+
+
+def _types(kv_cache: str) -> Mapping[str, str]:
+    """The library's arguments for a KV cache in this type: none for its own conclusion. Attention reads bfloat16 in bfloat16."""
+    if not kv_cache:
+        return {}
+    return _BFLOAT16 if kv_cache == "bfloat16" else {"kvcache_quant_mode": kv_cache}
 
 
 def _parallel(mapping: ParallelMapping, mixture: bool) -> dict[str, int]:
@@ -222,6 +232,8 @@ def _target(request: OfflineRequest, library: Library) -> _Target:
         raise UsageError(f"{request.memory_fraction:g} is no share of a GPU's memory", hint="above 0, up to 1; engines use 0.9 by default")
     if min(request.batches, default=1) < 1:
         raise UsageError(f"a batch of {min(request.batches)} requests is none", hint="batches are whole numbers from 1")
+    if request.kv_cache_type and request.kv_cache_type not in (known := [kind.name for kind in library.common.KVCacheQuantMode]):
+        raise UsageError(f"{request.kv_cache_type!r} is no type of a KV cache", hint=f"one of {', '.join(known)}")
     version = table_version(library, request.backend, request.system, request.backend_version)
     config = model_config(library, request.model)
     longest = request.max_context_tokens or int(config["context"])
@@ -242,14 +254,24 @@ def _target(request: OfflineRequest, library: Library) -> _Target:
         max_context_tokens=longest,
         isl_tokens=tuple(sorted(set(request.isl_tokens))) or tuple(_spread(least, longest, _ISLS)),
         context_tokens=tuple(sorted(set(request.context_tokens))) or tuple(_spread(least, longest, _CONTEXTS)),
-        notes=tuple(_thin_heads(request, int(config["n"]))),
+        heads=int(config["n"]),
     )
 
 
-def _thin_heads(request: OfflineRequest, heads: int) -> Iterator[str]:
-    for mapping in dict.fromkeys((*request.prefill, *request.decode)):
-        if heads < _FEWEST_HEADS * mapping.tp:
-            yield f"{mapping.label}: {heads / mapping.tp:g} attention heads per GPU, where the tables are thin: its times are extrapolated"
+def _types_assumed(target: _Target, attempt: _Attempt) -> Iterator[str]:
+    if attempt.types and not target.request.kv_cache_type:
+        yield f"{target.library.title} has no {target.engine} tables for the model's own types: KV cache and attention in bfloat16"
+    if not attempt.types:
+        arguments = {"backend_version": target.version, **_parallel(attempt.decode[0].mapping, target.mixture)}
+        own, wide = (_rank_kv(target, {**arguments, **types})["kv_size_per_token_bytes"] for types in ({}, _BFLOAT16))
+        if own < wide:
+            yield f"KV cache of {8 * 2 * own / wide:.0f} bits a value, as the checkpoint suggests: an engine that keeps it in bfloat16 holds less"
+
+
+def _thin_heads(target: _Target) -> Iterator[str]:
+    for mapping in dict.fromkeys((*target.request.prefill, *target.request.decode)):
+        if target.heads < _FEWEST_HEADS * mapping.tp:
+            yield f"{mapping.label}: {target.heads / mapping.tp:g} attention heads per GPU, where the tables are thin: its times are extrapolated"
 
 
 def _nothing_left(target: _Target, attempt: _Attempt) -> UsageError:
