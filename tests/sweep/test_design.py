@@ -160,20 +160,28 @@ def test_the_kv_cache_ends_the_aiming():
     assert next_aim(GOAL, limits, known) is None
 
 
-def test_the_corners_are_the_shortest_and_the_longest_context():
+def test_the_corners_are_the_longest_and_the_shortest_context():
     known = aimed(H200)
-    short, long = corners(GOAL, LIMITS, known)
-    assert (short.isl_tokens, long.isl_tokens) == (128, longest_isl(LIMITS))
-    assert all(shape.batch <= LIMITS.most_requests(shape.isl_tokens) for shape in (short, long))
-    for shape in (short, long):
-        assert H200.itl_ms(shape.batch, shape.batch * shape.isl_tokens) <= 1.5 * 30 * 1.05
+    long, short = corners(GOAL, LIMITS, known)
+    assert (long.isl_tokens, short.isl_tokens) == (longest_isl(LIMITS), 128)
+    assert long.batch == 28  # half of the 55 whose 15,872 tokens and answers fit the cache
+    assert H200.itl_ms(long.batch, long.batch * long.isl_tokens) <= 30
+    _, short = corners(GOAL, LIMITS, [*known, measured(H200, long)])  # now the law is known
+    assert H200.itl_ms(short.batch, short.batch * 128) == pytest.approx(AIM * 30, rel=0.02)
+
+
+def test_a_promise_that_a_step_alone_breaks_still_gets_its_corners():
+    goal = Goal(Sla(500, 4), 3000, 500)
+    known = [measured(H200, shape) for shape in [*first_decode(goal, LIMITS), DecodeShape(15872, 8)]]
+    _, short = corners(goal, LIMITS, known)
+    assert H200.itl_ms(short.batch, short.batch * 128) == pytest.approx(2 * 4.392, rel=0.05)
 
 
 def test_without_room_above_the_goal_the_second_corner_lies_below_it():
     limits = Limits(3600, 200_000)
     goal = Goal(Sla(500, 30), 3000, 500)
     isls = [shape.isl_tokens for shape in corners(goal, limits, aimed(H200, goal, limits))]
-    assert isls == [128, 750]
+    assert isls == [750, 128]
 
 
 def test_a_clean_engine_needs_five_or_six_decode_points():
@@ -186,7 +194,9 @@ def test_a_clean_engine_needs_five_or_six_decode_points():
 def test_an_engine_off_the_law_gets_another_point_where_nothing_was_measured():
     known = aimed(H200)
     known += [measured(H200, shape) for shape in corners(GOAL, LIMITS, known)]
-    bent = [DecodeKnown(point.shape, point.batch, point.context_tokens, point.itl_ms * (1.5 if index % 2 else 0.8)) for index, point in enumerate(known)]
+    bent = [
+        DecodeKnown(point.shape, point.batch, point.context_tokens, point.itl_ms * (1.5 if index % 2 else 0.8)) for index, point in enumerate(known)
+    ]
     following = next_decode(GOAL, LIMITS, bent)
     assert following is not None
     assert following not in {point.shape for point in known}

@@ -24,7 +24,6 @@ SAMPLE = "sample"
 TERMINAL_S, LOG_S = 0.5, 5.0  # between two progress lines
 CLEAR_LINE = "\r\033[K"
 SEEDS = 2**32
-OPEN_FILES = 10_240  # the most that macOS grants
 START_S = 3.0
 
 log = logging.getLogger(__name__)
@@ -151,12 +150,12 @@ async def _measure(flags: dict[str, Any], trace: Trace, seed: int) -> tuple[Serv
     import signal
     import sys
 
-    from sla_planner.traffic.client import Endpoint, Server, StreamingClient
+    from sla_planner.traffic.client import Endpoint, Server, StreamingClient, allow_open_connections
     from sla_planner.traffic.replay import Watch, replay
 
     model = await _model(flags["url"], flags["model"])
     server = Server(flags["url"], model, Endpoint(flags["endpoint"]), flags["timeout_s"])
-    _allow_open_connections()
+    allow_open_connections()
     terminal = flags["log_format"] == "human" and sys.stderr.isatty()
     watch = Watch(_on_terminal(trace) if terminal else _in_log(trace), TERMINAL_S if terminal else LOG_S)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -198,16 +197,6 @@ async def _model(url: str, asked: str | None) -> str:
     if not served:
         raise UsageError(f"{masked(url)} lists no model", hint="name one with --model")
     return served[0]
-
-
-def _allow_open_connections() -> None:
-    """Every request in flight is an open file; the usual soft limit of 1024 would fail the ones above it."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _progress(trace: Trace, progress: Progress) -> str:

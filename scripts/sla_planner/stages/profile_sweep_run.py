@@ -42,6 +42,7 @@ from sla_planner.sweep.result import Cost, Goal, Progress, SweepResult, Verifica
 from sla_planner.sweep.runner import MappingRun, Sweep
 from sla_planner.sweep.verify import Pick, verify
 from sla_planner.sweep_config import SweepConfig
+from sla_planner.traffic.client import allow_open_connections
 
 REPORT = "report.html"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -65,6 +66,7 @@ def run(loaded: Loaded[SweepConfig]) -> None:
     if config.dry_run:
         _write_all(config.output_dir, source.manifests(deployments))
         return
+    allow_open_connections()
     with PointFiles(config.output_dir / "points") as points:
         for warning in points.warnings:
             log.warning(warning)

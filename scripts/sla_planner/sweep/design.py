@@ -10,7 +10,7 @@ is spent. A clean engine needs no more than the first points; a noisy one, or on
 
     prefill   ISL: shortest, the goal's, longest, and the widest gap (on a logarithmic scale) filled once
     decode    at the goal's context: one request, a few, and the batch at which the promise is about to break (the operating point); at the
-              shortest and at the longest context: as many as fit without leaving the promise far behind, at the longest half as many
+              shortest context: the batch that uses up the promise there; at the longest: half of what fits without leaving it far behind
 
 The operating point is found by aiming: the law of the points so far says at which batch ITL reaches AIM of the promise; what is measured there moves
 the aim, at most AIMS times. A batch never goes beyond what the KV cache, the sequence limit and FAR_PAST of the promise allow.
@@ -162,18 +162,19 @@ def next_aim(goal: Goal, limits: Limits, known: Sequence[DecodeKnown]) -> Decode
 
 
 def corners(goal: Goal, limits: Limits, known: Sequence[DecodeKnown]) -> list[DecodeShape]:
-    """The shortest and the longest context, each with the largest batch that is worth it."""
+    """The longest context with half of what is worth measuring, then the shortest with the batch that uses up the promise there.
+
+    In this order: points at one context cannot tell what a request costs from what its KV costs, and the shortest context needs to know.
+    """
     if not known:
         return []
-    longest = longest_isl(limits)
-    short, long = min(SHORTEST_ISL, max(goal.isl_tokens // 2, 1)), longest if longest > 1.2 * goal.isl_tokens else max(goal.isl_tokens // 4, 1)
-    law = _law(known)
-    shapes = []
-    for isl, share in ((short, 1.0), (long, LONG_FILL)):
-        most = min(limits.most_requests(isl), _worth(law, isl, goal.promise.itl_ms))
-        if most >= 1 and isl != goal.isl_tokens:
-            shapes.append(DecodeShape(isl, max(int(share * most), 1)))
-    return list(dict.fromkeys(shapes))
+    law, promised_ms, longest = _law(known), goal.promise.itl_ms, longest_isl(limits)
+    short = min(SHORTEST_ISL, max(goal.isl_tokens // 2, 1))
+    long = longest if longest > 1.2 * goal.isl_tokens else max(goal.isl_tokens // 4, 1)
+    at_short = min(limits.most_requests(short), _batch_at(law, short, AIM * promised_ms))
+    at_long = math.ceil(LONG_FILL * min(limits.most_requests(long), _batch_at(law, long, FAR_PAST * promised_ms)))
+    found = {DecodeShape(short, at_short), DecodeShape(long, at_long)}
+    return sorted((shape for shape in found if shape.batch >= 1 and shape.isl_tokens != goal.isl_tokens), key=lambda shape: -shape.isl_tokens)
 
 
 def next_decode(goal: Goal, limits: Limits, known: Sequence[DecodeKnown]) -> DecodeShape | None:
@@ -183,7 +184,7 @@ def next_decode(goal: Goal, limits: Limits, known: Sequence[DecodeKnown]) -> Dec
     law = _law(known)
     candidates = []
     for isl in sorted({point.shape.isl_tokens for point in known} | {max(goal.isl_tokens // 2, 1)}):
-        most = min(limits.most_requests(isl), _worth(law, isl, goal.promise.itl_ms))
+        most = min(limits.most_requests(isl), _batch_at(law, isl, FAR_PAST * goal.promise.itl_ms))
         candidates += [DecodeShape(isl, batch) for batch in sorted({1, most // 4, most // 2, most}) if batch >= 1]
     measured = {point.shape for point in known}
     candidates = [shape for shape in candidates if not any(_close(shape, other) for other in measured)]
@@ -207,12 +208,12 @@ def _law(known: Sequence[DecodeKnown]) -> ItlLaw:
     return law
 
 
-def _worth(law: ItlLaw, isl_tokens: int, promised_ms: float) -> int:
-    """The batch at which ITL is FAR_PAST the promise."""
+def _batch_at(law: ItlLaw, isl_tokens: int, itl_ms: float) -> int:
+    """The batch at which ITL is `itl_ms`, at least 1. Where a step alone takes that long: the batch that doubles it."""
     per_request_ms = law.c1_ms + law.c2_ms * isl_tokens
     if per_request_ms <= 0:
         return MOST_REQUESTS
-    return max(int(min((max(FAR_PAST * promised_ms, 2 * law.c0_ms) - law.c0_ms) / per_request_ms, MOST_REQUESTS)), 1)
+    return max(int(min((max(itl_ms, 2 * law.c0_ms) - law.c0_ms) / per_request_ms, MOST_REQUESTS)), 1)
 
 
 def _close(shape: DecodeShape, other: DecodeShape) -> bool:

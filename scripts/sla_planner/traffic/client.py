@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ _FAULT = re.compile(rb'"error"\s*:\s*[{"]|"object"\s*:\s*"error"')
 
 _BROKEN = "broken stream"
 _BODY_CHARACTERS = 200
+_OPEN_FILES = 10_240  # the most that macOS grants
 # Servers close idle connections (uvicorn after 5 s); a request sent on one that is just being closed would fail through no fault of the engine.
 _KEEP_ALIVE_S = 2.0
 
@@ -303,6 +305,14 @@ def reported_fault(lines: bytes) -> bytes:
 def one_line(text: bytes) -> str:
     """What a server said, fit for an error message."""
     return " ".join(text.decode(errors="replace").split())[:_BODY_CHARACTERS]
+
+
+def allow_open_connections() -> None:
+    """Every request in flight is an open file; the usual soft limit of 1024 would fail the ones above it. For the whole process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def base_url(url: str) -> str:

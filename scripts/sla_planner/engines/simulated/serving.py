@@ -25,6 +25,7 @@ from sla_planner.engines.simulated.server import EngineServer
 from sla_planner.engines.simulated.timing import precise_event_loop
 from sla_planner.engines.simulated.virtual import DecisionSource, follow
 from sla_planner.errors import UsageError
+from sla_planner.traffic.client import allow_open_connections
 
 SHUTDOWN_S = 0.5  # for streams that end by themselves; the rest is cut
 
@@ -85,6 +86,7 @@ async def running(options: ServeOptions) -> AsyncIterator[RunningEngine]:
 
 
 async def _serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
+    allow_open_connections()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
