@@ -166,6 +166,13 @@ class TestCalibrated:
         assert max(point.kv_usage for m in result.decode for point in m.points) <= 1
         assert [m.max_kv_tokens for m in result.decode] == [50_000, 105_000]
 
+    def test_a_mapping_of_which_nothing_fits_is_dropped(self) -> None:
+        """TP2 holds a hundredth of what was predicted for TP1: not one request of its smallest context."""
+        offline = profile([prefill(TP2, ttft())], [decode(TP2, {(4000, 1): 5.0}, 5000), decode(TP1, itl())])
+        result = calibrated(offline, profile([prefill(TP2, ttft())], [decode(TP1, {(500, 1): 4.125}, 1000)]))
+        assert [m.mapping for m in result.decode] == [TP1]
+        assert result.selected_decode == TP1
+
     def test_a_mapping_that_only_was_measured_is_taken_as_it_is(self) -> None:
         tp4 = prefill(TP4, ttft(0.3))
         result = calibrated(OFFLINE, profile([prefill(TP1, ttft()), tp4], [decode(TP1, itl())]))

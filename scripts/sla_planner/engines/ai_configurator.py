@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -264,9 +264,10 @@ def _types_assumed(target: _Target, attempt: _Attempt) -> Iterator[str]:
         yield f"{target.library.title} has no {target.engine} tables for the model's own types: KV cache and attention in bfloat16"
     if not attempt.types:
         arguments = {"backend_version": target.version, **_parallel(attempt.decode[0].mapping, target.mixture)}
-        own, wide = (_rank_kv(target, {**arguments, **types})["kv_size_per_token_bytes"] for types in ({}, _BFLOAT16))
-        if own < wide:
-            yield f"KV cache of {8 * 2 * own / wide:.0f} bits a value, as the checkpoint suggests: an engine that keeps it in bfloat16 holds less"
+        with suppress(*REFUSALS):  # no bfloat16 to compare with: nothing to say
+            own, wide = (_rank_kv(target, {**arguments, **types})["kv_size_per_token_bytes"] for types in ({}, _BFLOAT16))
+            if own < wide:
+                yield f"KV cache of {16 * own / wide:.0f} bits a value, as the checkpoint suggests: an engine that keeps it in bfloat16 holds less"
 
 
 def _thin_heads(target: _Target) -> Iterator[str]:

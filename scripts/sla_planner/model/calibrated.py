@@ -68,9 +68,8 @@ class Correction:
 
 
 def calibrated(offline: Profile, measured: Profile) -> Profile:
-    """`offline` corrected by the clean points of `measured`; mappings selected as in `offline`.
-
-    The source says with how many points. An offline profile without a clean point of a mapping cannot be corrected there and is taken as it is.
+    """`offline` corrected by the clean points of `measured`; its source says by how many. Mappings are selected as in `offline`; where
+    nothing of the selected decode mapping fits any more, the first that does.
     """
     prefill_pairs = _pairs(offline.prefill, measured.prefill, _prefill_pairs)
     decode_pairs = _pairs(offline.decode, measured.decode, _decode_pairs)
@@ -95,7 +94,10 @@ def calibrated(offline: Profile, measured: Profile) -> Profile:
         image=measured.provenance.image,
         measured_at=measured.provenance.measured_at,
     )
-    return replace(offline, prefill=(*prefill, *measured_prefill.values()), decode=(*decode, *measured_decode.values()), provenance=provenance)
+    surfaces = tuple(measurement for measurement in (*decode, *measured_decode.values()) if measurement.points)
+    selected = next((m.mapping for m in surfaces if m.mapping == offline.selected_decode), surfaces[0].mapping)
+    curves = (*prefill, *measured_prefill.values())
+    return replace(offline, prefill=curves, decode=surfaces, selected_decode=selected, provenance=provenance)
 
 
 def fit_correction(pairs: Sequence[Pair]) -> Correction:
