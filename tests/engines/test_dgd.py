@@ -257,6 +257,7 @@ def test_what_cannot_be_read_is_one_line(text, message):
         ("{worker: {}}", "no frontend services among: worker"),
         ("{Frontend: {}, worker: {}}", "worker has no arguments; its main container needs `args` or `command`"),
         ("{Frontend: {}, worker: {resources: {limits: {gpu: many}}, multinode: {nodeCount: 2}}}", "worker: resources.limits.gpu is 'many'"),
+        ("{Frontend: {}, worker: {resources: {limits: 8, requests: [1]}}}", "worker has no arguments"),
         ("{Frontend: {}, worker: {extraPodSpec: {mainContainer: {args: {a: 1}}}}}", "worker: args is neither a list of texts nor a text"),
     ],
 )

@@ -13,7 +13,7 @@ Source: the resource definitions of Dynamo's operator.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from typing import Any
 
@@ -73,10 +73,8 @@ class Service:
     def gpus_per_node(self) -> int:
         """0 when the manifest does not say."""
         for resources in self._resources():
-            for kind in ("limits", "requests"):
-                amounts = resources.get(kind) or {}
-                for key in self._gpu_keys(amounts):
-                    return _count(amounts[key], f"{self.name}: resources.{kind}.{key}")
+            for kind, amounts, key in _gpu_places(resources):
+                return _count(amounts[key], f"{self.name}: resources.{kind}.{key}")
         return 0
 
     def renamed(self, name: str) -> Service:
@@ -136,20 +134,12 @@ class Service:
         extra = self.container.get("resources") if "extraPodSpec" in self.body else None
         return [resources for resources in (self.body.get("resources"), extra) if isinstance(resources, dict)]
 
-    def _gpu_keys(self, amounts: Mapping[str, Any]) -> list[str]:
-        return [key for key in amounts if key == "gpu" or _WHOLE_GPU.fullmatch(key)]
-
     def _write_gpus(self, gpus: int) -> None:
         own = _inside(self.body, "resources")
         for kind in ("limits", "requests"):
             _inside(own, kind)["gpu"] = str(gpus)
         for resources in self._resources()[1:]:
-            self._overwrite(resources, gpus)
-
-    def _overwrite(self, resources: Mapping[str, Any], gpus: int) -> None:
-        for kind in ("limits", "requests"):
-            amounts = resources.get(kind) or {}
-            for key in self._gpu_keys(amounts):
+            for _, amounts, key in _gpu_places(resources):
                 amounts[key] = str(gpus)
 
 
@@ -186,13 +176,11 @@ class Component(Service):
 
     def _write_gpus(self, gpus: int) -> None:
         resources = _inside(self.container, "resources")
-        if resources.get("claims") and not any(self._gpu_keys(resources.get(kind) or {}) for kind in ("limits", "requests")):
+        keys = [key for _, _, key in _gpu_places(resources)]
+        if resources.get("claims") and not keys:
             raise UsageError(f"{self.name} gets its GPUs by resource claims", hint=f"give them as {GPU} in resources.limits to measure it")
         for kind in ("limits", "requests"):
-            amounts = _inside(resources, kind)
-            if not self._gpu_keys(amounts):
-                amounts[(self._gpu_keys(resources.get("limits") or {}) or [GPU])[0]] = str(gpus)
-        self._overwrite(resources, gpus)
+            _inside(resources, kind)[keys[0] if keys else GPU] = str(gpus)
 
 
 def read_services(document: Mapping[str, Any]) -> list[Service]:
@@ -204,8 +192,8 @@ def read_services(document: Mapping[str, Any]) -> list[Service]:
     listed = spec.get(key) if isinstance(spec, dict) else None
     if version == _ALPHA and isinstance(listed, dict) and listed and all(isinstance(body, dict) for body in listed.values()):
         return [Service(str(name), body) for name, body in listed.items()]
-    if version == _BETA and isinstance(listed, list) and listed and all(isinstance(body, dict) and body.get("name") for body in listed):
-        return [Component(str(body["name"]), body) for body in listed]
+    if version == _BETA and isinstance(listed, list) and listed and all(isinstance(body, dict) and type(body.get("name")) is str for body in listed):
+        return [Component(body["name"], body) for body in listed]
     raise UsageError(f"the {KIND} has no usable spec.{key}", hint=f"{version} wants there a {'map' if version == _ALPHA else 'list'} of services")
 
 
@@ -224,6 +212,15 @@ def unshared(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: unshared(inner) for key, inner in value.items()}
     return [unshared(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _gpu_places(resources: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Where GPUs are counted: `limits` or `requests`, its amounts, and the name of the GPU among them."""
+    for kind in ("limits", "requests"):
+        amounts = resources.get(kind)
+        if isinstance(amounts, dict):
+            found = [key for key in amounts if isinstance(key, str) and (key == "gpu" or _WHOLE_GPU.fullmatch(key))]
+            yield from ((kind, amounts, key) for key in found)
 
 
 def _inside(mapping: dict[str, Any], *keys: str) -> dict[str, Any]:
