@@ -120,3 +120,15 @@ def test_twice_is_once() -> None:
     once = apply_gates(Profile((bad_curve,), read_profile(sample_profile_dir()).decode, mapping, mapping))
     assert flagged(once.prefill[0])
     assert apply_gates(once) == once
+
+
+def test_a_context_that_drifts_while_it_is_measured_is_one_context():
+    """Held requests grow: 3,040 and 3,180 tokens are the same staircase. The larger batch of the longer context must not be faster."""
+    capacity = 1_000_000
+    rows = [(8, 3040, 6.0), (64, 3100, 14.0), (128, 3180, 12.0), (160, 3190, 30.0), (8, 8000, 7.0)]
+    points = tuple(DecodePoint(batch * context / capacity, context, itl_ms, batch / itl_ms * 1000) for batch, context, itl_ms in rows)
+    judged = judged_decode(DecodeMeasurement(ParallelMapping(), points, capacity))
+    flagged = [(round(judged.batch(point)), point.flags) for point in judged.points if point.flags]
+    assert len(flagged) == 1
+    assert flagged[0][0] in (64, 128)
+    assert flagged[0][1] == (Flag.NOT_MONOTONE,)

@@ -19,7 +19,8 @@ from sla_planner.model.profile import (
     Profile,
     Provenance,
 )
-from sla_planner.report.profile_table import MEANING, WIDTH, profile_json, profile_text
+from sla_planner.report.profile_table import WIDTH, profile_json, profile_text
+from sla_planner.report.sweep_wording import FLAG_RULES
 from sla_planner.store.profile_files import read_profile, sample_profile_dir
 
 TP1, TP2 = ParallelMapping(tp=1), ParallelMapping(tp=2)
@@ -198,4 +199,4 @@ def test_the_largest_numbers_fit_the_width() -> None:
 
 
 def test_every_flag_has_a_meaning() -> None:
-    assert list(MEANING) == list(Flag)
+    assert list(FLAG_RULES) == list(Flag)

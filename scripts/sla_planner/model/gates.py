@@ -7,8 +7,8 @@ LITTLE         decode. In a closed loop  throughput * ITL / batch = 1  (Little's
 OUTLIER        the residual of the robust fit (laws.py) exceeds both 25 % and 5 sigma of all residuals (ITL: relative ones, TTFT: absolute
                ones). Judged among the points that pass the gate above, from five points on; not below 384 prompt tokens, where fixed costs
                that the law does not know decide the TTFT.
-NOT_MONOTONE   TTFT must not fall by more than 10 % as ISL rises, nor ITL as the batch rises at one context. Of the points that pass the gates
-               above, the most that agree with each other are kept; where that leaves a choice, those nearest to the fit.
+NOT_MONOTONE   TTFT must not fall by more than 10 % as ISL rises, nor ITL as the batch rises at one context (within 10 %). Of the points that pass
+               the gates above, the most that agree with each other are kept; where that leaves a choice, those nearest to the fit.
 
 Which points are flagged depends only on the measurements and on REPORTED flags, so applying the gates twice is the same as once. Dynamo's
 shipped H200 profile has five such points: the engine's sequence limit read as an ITL plateau, and two waves that queued.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import TypeVar
 
 from sla_planner.model.laws import fit_itl, fit_prefill, robust_sigma
@@ -30,6 +29,7 @@ OUTLIER_SHARE = 0.25
 OUTLIER_SIGMAS = 5.0
 MONOTONE_TOLERANCE = 0.10
 SHORTEST_JUDGED_ISL = 384
+SAME_CONTEXT = 1.1  # the longest context of a group over its shortest
 _FEWEST_TO_JUDGE = 5  # three coefficients leave two residuals
 
 Point = TypeVar("Point", PrefillPoint, BatchedPrefillPoint, DecodePoint)
@@ -82,11 +82,22 @@ def judged_decode(measurement: DecodeMeasurement) -> DecodeMeasurement:
         limit = max(OUTLIER_SIGMAS * robust_sigma(list(residual.values())), OUTLIER_SHARE)
         outliers = {i for i in trusted if residual[i] > limit}
     not_monotone: set[int] = set()
-    for _, group in groupby((i for i in trusted if i not in outliers), key=lambda i: points[i].context_tokens):
-        chain = list(group)
+    for chain in _at_one_context(measurement, [i for i in trusted if i not in outliers]):
         falling = _falling([points[i].itl_ms for i in chain], [residual[i] for i in chain])
         not_monotone |= {chain[i] for i in falling}
     return replace(measurement, points=_flagged(points, {Flag.LITTLE: little, Flag.OUTLIER: outliers, Flag.NOT_MONOTONE: not_monotone}))
+
+
+def _at_one_context(measurement: DecodeMeasurement, indices: Sequence[int]) -> list[list[int]]:
+    """Groups of points of about one context, each by rising batch. Held requests grow while they are measured, so contexts drift a little."""
+    groups: list[list[int]] = []
+    for i in sorted(indices, key=lambda i: measurement.points[i].context_tokens):
+        context = measurement.points[i].context_tokens
+        if groups and context <= SAME_CONTEXT * measurement.points[groups[-1][0]].context_tokens:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return [sorted(group, key=lambda i: measurement.batch(measurement.points[i])) for group in groups]
 
 
 def little_ratio(measurement: DecodeMeasurement, point: DecodePoint) -> float:

@@ -17,11 +17,6 @@ from typing import Any
 from sla_planner.errors import ProfileError
 from sla_planner.model.fitted import FittedDecode, FittedPrefill
 from sla_planner.model.gates import (
-    BATCHED_LITTLE_RANGE,
-    LITTLE_RANGE,
-    MONOTONE_TOLERANCE,
-    OUTLIER_SHARE,
-    OUTLIER_SIGMAS,
     batched_little_ratio,
     little_ratio,
 )
@@ -35,17 +30,11 @@ from sla_planner.model.profile import (
     PrefillPoint,
     Profile,
 )
+from sla_planner.report.sweep_wording import FLAG_RULES
 from sla_planner.report.terminal import table
 
 WIDTH = 100
 _ROUNDING = 1e-9
-MEANING = {
-    Flag.LITTLE: f"throughput x latency / requests in flight is not within {LITTLE_RANGE[0]:g} to {LITTLE_RANGE[1]:g} "
-    f"(batched prefill: {BATCHED_LITTLE_RANGE[0]:g} to {BATCHED_LITTLE_RANGE[1]:g}): below, some were waiting; above, the numbers are not of one run",
-    Flag.NOT_MONOTONE: f"more than {MONOTONE_TOLERANCE:.0%} faster than a point with less to do".replace("%", " %"),
-    Flag.OUTLIER: f"more than {OUTLIER_SHARE:.0%} and {OUTLIER_SIGMAS:g} sigma off the law that the others follow".replace("%", " %"),
-    Flag.REPORTED: "not trusted by whoever measured it; the note says why",
-}
 _UNFLAGGED = "No point is flagged."
 _LEGEND = (
     ("law error %", "what the fitted law says against what was measured; - where the law is too fast. Flagged points have no say in the law."),
@@ -92,7 +81,7 @@ def profile_json(profile: Profile, place: str) -> dict[str, Any]:
         "selected": {"prefill": profile.selected_prefill.label, "decode": profile.selected_decode.label},
         "points": len(list(_points(profile))),
         "flagged_points": _flagged(profile),
-        "flags": {flag.value: {"points": count, "meaning": MEANING[flag]} for flag, count in counts.items()},
+        "flags": {flag.value: {"points": count, "meaning": FLAG_RULES[flag]} for flag, count in counts.items()},
         "prefill": [_prefill_json(measurement) for measurement in profile.prefill],
         "decode": [_decode_json(measurement) for measurement in profile.decode],
     }
@@ -193,7 +182,7 @@ def _flags_part(profile: Profile) -> str:
     counts = _counts(profile)
     if not counts:
         return _UNFLAGGED
-    shown = [(flag.value, f"{count:,} {_plural('point', count)}: {MEANING[flag]}") for flag, count in counts.items()]
+    shown = [(flag.value, f"{count:,} {_plural('point', count)}: {FLAG_RULES[flag]}") for flag, count in counts.items()]
     return "\n".join([f"{_flagged(profile):,} of {len(list(_points(profile))):,} points are flagged and left out of every fit.", *_items(shown)])
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sla_planner.errors import ProfileError
 from sla_planner.model.fitted import FittedPrefill
+from sla_planner.model.gates import BATCHED_LITTLE_RANGE, LITTLE_RANGE, MONOTONE_TOLERANCE, OUTLIER_SHARE, OUTLIER_SIGMAS
 from sla_planner.model.profile import Flag, ParallelMapping
 from sla_planner.model.selection import TIE, Candidate, Choice, choose
 from sla_planner.plan.decision import Role
@@ -24,6 +25,13 @@ FLAG_WORDS = {
     Flag.NOT_MONOTONE: "faster than a smaller load, by more than measurements differ",
     Flag.OUTLIER: "far from the law that the other points follow",
     Flag.REPORTED: "not trusted by whoever measured it",
+}
+FLAG_RULES = {
+    Flag.LITTLE: f"throughput x latency / requests in flight is not within {LITTLE_RANGE[0]:g} to {LITTLE_RANGE[1]:g} "
+    f"(batched prefill: {BATCHED_LITTLE_RANGE[0]:g} to {BATCHED_LITTLE_RANGE[1]:g}): below, some were waiting; above, the numbers are not of one run",
+    Flag.NOT_MONOTONE: f"more than {MONOTONE_TOLERANCE:.0%} faster than a point with less to do".replace("%", " %"),
+    Flag.OUTLIER: f"more than {OUTLIER_SHARE:.0%} and {OUTLIER_SIGMAS:g} sigma off the law that the others follow".replace("%", " %"),
+    Flag.REPORTED: "not trusted by whoever measured it; the note says why",
 }
 SHORT_FLAG_WORDS = {Flag.LITTLE: "queued", Flag.NOT_MONOTONE: "not monotone", Flag.OUTLIER: "outlier", Flag.REPORTED: "not trusted"}
 _SHORTEST_ISL = 16
