@@ -47,12 +47,13 @@ LATE_SHARE, LATE_MS = 0.25, 10.0  # of TTFT: a client this late measures itself
 BEHIND_SHARE, BEHIND_EVENTS = 0.5, 1.5  # of ITL, and events waiting for each read: a client behind its engine has both
 GROW_LIMIT_S = 900.0
 WINDOW_LIMIT_S = 300.0
+_ONLY = "only "  # begins what is said of a batch that did not all run
 
 
 class Clients:
     """A client per prompt length: one for all where token ids make every length exact, else one whose words were counted at that length."""
 
-    def __init__(self, server: Server, *, seed: int, stack: AsyncExitStack) -> None:
+    def __init__(self, server: Server, *, seed: int | None, stack: AsyncExitStack) -> None:
         self._server, self._seed, self._stack = server, seed, stack
         self._by_isl: dict[int, StreamingClient] = {}
 
@@ -63,7 +64,7 @@ class Clients:
         if key not in self._by_isl:
             server = self._server if exact else await calibrated(self._server, isl_tokens)
             # A length of its own gets prompts of its own: the same seed would send one prompt as the beginning of another.
-            client = StreamingClient(server, seed=self._seed + key)
+            client = StreamingClient(server, seed=None if self._seed is None else self._seed + key)
             self._by_isl[key] = await self._stack.enter_async_context(client)
         return self._by_isl[key]
 
@@ -173,6 +174,11 @@ def measured_again(first: Point, second: Point) -> Point:
     return replace(better, took_s=first.took_s + second.took_s)
 
 
+def capped(point: Point) -> bool:
+    """Whether fewer requests ran than were sent though none failed: a limit of the engine, which another try would not move."""
+    return any(defect.startswith(_ONLY) for defect in point.defects)
+
+
 def _requests(isl_tokens: int, count: int) -> Trace:
     return Trace(np.zeros(count), np.full(count, isl_tokens), np.ones(count, dtype=np.int64))
 
@@ -219,14 +225,11 @@ def _behind(window: BatchWindow) -> list[str]:
 
 
 def _not_started(growth: Growth, batch: int) -> list[str]:
-    defects = []
-    if growth.failed:
-        defects.append(f"{len(growth.failed)} of {batch} requests failed: {growth.failed[-1]}")
+    if growth.failed:  # then nobody waited long enough to tell a queue
+        return [f"{len(growth.failed)} of {batch} requests failed: {growth.failed[-1]}"]
     if growth.waiting:
-        defects.append(
-            f"only {growth.running} of {batch} requests ran, {growth.waiting} waited: the engine's sequence limit or its KV cache was reached"
-        )
-    return defects
+        return [f"{_ONLY}{growth.running} of {batch} requests ran, {growth.waiting} waited: the engine's sequence limit or its KV cache was reached"]
+    return []
 
 
 def _settled(windows: Sequence[BatchWindow]) -> bool:

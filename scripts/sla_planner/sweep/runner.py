@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sla_planner.errors import EngineError, PlannerError, UnreachableError
 from sla_planner.model.gates import LITTLE_RANGE
@@ -23,7 +23,7 @@ from sla_planner.sweep import design
 from sla_planner.sweep.capacity import implausible
 from sla_planner.sweep.checkpoint import Checkpoint, facts_key, point_key
 from sla_planner.sweep.design import DecodeKnown, Limits, PrefillKnown
-from sla_planner.sweep.measure import Clients, Measurer, Staircase, measured_again
+from sla_planner.sweep.measure import Clients, Measurer, Staircase, capped, measured_again
 from sla_planner.sweep.points import DecodeShape, EngineFacts, Point, PrefillShape, Shape
 from sla_planner.sweep.port import Capacity, Deployment, Launcher, Phase, RunningEngine
 from sla_planner.sweep.result import Goal, Progress
@@ -36,6 +36,7 @@ HOPELESS = 3  # points in a row without a single answer
 STARTS = 2  # of an engine whose failure may pass
 CORNER_AIMS = 2
 OVERFILL = 1.3  # of the KV cache, to see whether it is the limit
+GIVEN = "given"  # where a KV capacity comes from that the user told
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Options:
     max_kv_tokens: int | None = None
     kv_estimate: Callable[[Deployment], int | None] = lambda _: None
     request_timeout_s: float = 1800.0
-    seed: int = 0
+    seed: int | None = None  # of prompts: a fixed one sends the same prompts again, which an engine may have cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Sweep:
         self.goal, self.options, self.launcher, self.checkpoint = goal, options, launcher, checkpoint
         self.tally = Tally()
         self.left_out: list[tuple[str, str]] = []
+        self.own_keys: set[str] = set()  # of points measured, not found
         self._on_progress = on_progress
         self._expected = 0
 
@@ -160,8 +162,12 @@ class _Mapping:
             running = await self._stack.enter_async_context(self.sweep.launcher.engine(self.deployment))
             start_s = time.monotonic() - began_s
             options = self.sweep.options
-            server = Server(running.url, running.model, timeout_s=options.request_timeout_s)
-            probed = await probe(server, isl_tokens=self.sweep.goal.isl_tokens, form=options.prompt_form)
+            try:
+                server = Server(running.url, running.model, timeout_s=options.request_timeout_s)
+                probed = await probe(server, isl_tokens=self.sweep.goal.isl_tokens, form=options.prompt_form)
+            except PlannerError:
+                self._check_alive("its first requests", running)
+                raise
             self._check_answers(probed)
             clients = Clients(probed.server, seed=options.seed, stack=self._stack)
             measurer = Measurer(clients, self.deployment.mapping, probed.tokens_per_event)
@@ -176,32 +182,34 @@ class _Mapping:
             self.warnings.append(f"{self.deployment.label}: answers end before the tokens that were asked for, in spite of ignore_eos and min_tokens")
 
     async def _facts(self) -> EngineFacts:
+        """From the checkpoint, or of the engine. A KV capacity that the user gives counts whatever was read; one that cannot be is never kept."""
         key = facts_key(self.identity, self.deployment)
+        given = self.sweep.options.max_kv_tokens
         facts = self.sweep.checkpoint.facts(key)
-        if facts is None:
-            engine = await self._running()
-            capacity = await self._capacity(engine.running)
-            facts = EngineFacts(
-                model=engine.running.model,
-                max_kv_tokens=capacity.max_kv_tokens,
-                kv_source=capacity.source,
-                max_sequences=capacity.max_sequences,
-                prompt_form=engine.probed.prompt_form,
-                tokens_per_event=engine.probed.tokens_per_event,
-                start_s=engine.start_s,
-            )
+        known = facts if facts is not None and (facts.kv_source != GIVEN or given is not None) else None
+        facts = known or await self._asked(await self._running(), given)
+        if given is not None:
+            facts = replace(facts, max_kv_tokens=given, kv_source=GIVEN)
+        else:
+            self._check_plausible(facts)
+        if known is None:
             self.sweep.checkpoint.save_facts(key, facts)
         return facts
 
-    async def _capacity(self, engine: RunningEngine) -> Capacity:
-        options = self.sweep.options
-        if options.max_kv_tokens is not None:
-            return Capacity(options.max_kv_tokens, "given")
-        capacity = await engine.capacity()
+    async def _asked(self, engine: _Engine, given: int | None) -> EngineFacts:
+        try:
+            capacity = await engine.running.capacity() if given is None else Capacity(given, GIVEN)
+        except PlannerError:
+            self._check_alive("its first requests")
+            raise
+        read, probed = (capacity.max_kv_tokens, capacity.source, capacity.max_sequences), engine.probed
+        return EngineFacts(engine.running.model, *read, probed.prompt_form, probed.tokens_per_event, engine.start_s)
+
+    def _check_plausible(self, facts: EngineFacts) -> None:
+        options, capacity = self.sweep.options, Capacity(facts.max_kv_tokens, facts.kv_source)
         wrong = implausible(capacity, max_context_tokens=options.max_context_tokens, estimate_tokens=options.kv_estimate(self.deployment))
         if wrong:
             raise EngineError(f"{self.deployment.label}: {wrong}", hint="give the KV capacity with --max-kv-tokens, or look at the engine's log")
-        return capacity
 
     # points
 
@@ -231,7 +239,7 @@ class _Mapping:
         for _ in range(2 * CORNER_AIMS):
             known, tried = self._decode_known(), self._of(DecodeShape)
             corners = [shape for shape in design.corners(goal, self._limits(facts), known) if shape not in tried]
-            missing = [shape for shape in corners if all(_elsewhere(shape, point) for point in known)]
+            missing = [shape for shape in corners if all(point.shape.isl_tokens != shape.isl_tokens for point in known)]
             if not missing:
                 break
             await self._decode_point(missing[0], facts)
@@ -262,26 +270,28 @@ class _Mapping:
         label = f"{self.deployment.mapping.label}: {shape.label}"
         point = self.sweep.checkpoint.point(key)
         if point is not None:
-            self.sweep.tally.reused += 1
             self.points.append(point)
-            self.sweep.tell(label, point, reused=True)
+            if key not in self.sweep.own_keys:  # else measured on this engine before it was started again, and told
+                self.sweep.tally.reused += 1
+                self.sweep.tell(label, point, reused=True)
             return
         await self._running()
         self.sweep.tell(label)
         point = await self._tried(shape, measure)
         self.sweep.checkpoint.save_point(key, point)
+        self.sweep.own_keys.add(key)
         self.sweep.tally.measured += 1
         self.points.append(point)
         self.sweep.tell(label, point)
 
     async def _tried(self, shape: Shape, measure: Callable[[], Awaitable[Point]]) -> Point:
         point = await measure()
-        self._check_alive(shape)
-        if point.defects and not _capped(point):
+        self._check_alive(shape.label)
+        if point.defects and not capped(point):
             assert self._engine is not None
             await self._engine.end_staircase()
             again = await measure()
-            self._check_alive(shape)
+            self._check_alive(shape.label)
             point = measured_again(point, again)
         empty = point.prefill is None and point.decode is None
         self._hopeless = self._hopeless + 1 if empty else 0
@@ -291,27 +301,39 @@ class _Mapping:
             )
         return point
 
-    def _check_alive(self, shape: Shape) -> None:
-        ended = self._engine.running.ended() if self._engine else ""
+    def _check_alive(self, during: str, running: RunningEngine | None = None) -> None:
+        running = self._engine.running if self._engine else running
+        ended = running.ended() if running else ""
         if ended:
-            raise EngineError(f"{self.deployment.label}: the engine ended during {shape.label}: {ended}", hint="see the engine's log", retry=True)
+            raise EngineError(f"{self.deployment.label}: the engine ended during {during}: {ended}", hint="see the engine's log", retry=True)
 
     async def _check_capacity(self, facts: EngineFacts) -> None:
         """A KV capacity below the truth hides batches that the engine could run: where the cache seems to be the limit, a third more must wait."""
         goal, limits = self.sweep.goal, self._limits(facts)
         most = limits.most_requests(goal.isl_tokens)
         here = [point for point in self._decode_known() if point.shape == DecodeShape(goal.isl_tokens, most)]
-        engine = self._engine
-        if not here or engine is None or facts.kv_source == "given" or limits.max_sequences == most:
+        if not here or facts.kv_source == GIVEN or limits.max_sequences == most:
             return
-        beyond = int(facts.max_kv_tokens / here[0].context_tokens * OVERFILL) + 1
-        held_tokens = await engine.hold(DecodeShape(goal.isl_tokens, beyond), limits.max_tokens(goal.isl_tokens, most))
+        beyond = DecodeShape(goal.isl_tokens, int(facts.max_kv_tokens / here[0].context_tokens * OVERFILL) + 1)
+        held_tokens = await self._held_tokens(beyond, limits.max_tokens(goal.isl_tokens, most))
         if held_tokens > facts.max_kv_tokens * (1 + (OVERFILL - 1) / 2):
             raise EngineError(
                 f"{self.deployment.label}: the KV capacity was read as {facts.max_kv_tokens:,} tokens ({facts.kv_source}), but the engine held "
                 f"{held_tokens:,.0f} at once",
                 hint="give the true capacity with --max-kv-tokens",
             )
+
+    async def _held_tokens(self, shape: DecodeShape, max_tokens: int) -> float:
+        """How many KV tokens `shape.batch` requests hold at once: those that had to wait hold none. Saved, but none of the mapping's points."""
+        key = point_key(self.identity, self.deployment, shape)
+        point = self.sweep.checkpoint.point(key)
+        if point is None:
+            engine = await self._running()
+            point = await (await engine.staircase(shape, max_tokens)).at(shape.batch)
+            await engine.end_staircase()
+            self._check_alive(shape.label)
+            self.sweep.checkpoint.save_point(key, point)
+        return point.decode.running * point.decode.context_tokens if point.decode else 0.0
 
     # what is known so far
 
@@ -335,8 +357,8 @@ class _Mapping:
 
     def _limits(self, facts: EngineFacts) -> Limits:
         """As the engine says, and as its points have shown."""
-        capped = [point.decode.running for point in self.points if point.decode and _capped(point)]
-        known = [cap for cap in (facts.max_sequences, *capped) if cap]
+        shown = [point.decode.running for point in self.points if point.decode and capped(point)]
+        known = [cap for cap in (facts.max_sequences, *shown) if cap]
         return Limits(self.sweep.options.max_context_tokens, facts.max_kv_tokens, min(known) if known else None)
 
 
@@ -368,22 +390,7 @@ class _Engine:
             await self._open[0].aclose()
             self._open = None
 
-    async def hold(self, shape: DecodeShape, max_tokens: int) -> float:
-        """How many KV tokens `shape.batch` requests hold at once; those that had to wait hold none."""
-        point = await (await self.staircase(shape, max_tokens)).at(shape.batch)
-        await self.end_staircase()
-        return point.decode.running * point.decode.context_tokens if point.decode else 0.0
-
 
 def _expected(deployment: Deployment) -> int:
     prefill = EXPECTED_PREFILL if deployment.phase is not Phase.DECODE else 0
     return prefill + (EXPECTED_DECODE if deployment.phase is not Phase.PREFILL else 0)
-
-
-def _elsewhere(shape: DecodeShape, point: DecodeKnown) -> bool:
-    return point.shape.isl_tokens != shape.isl_tokens
-
-
-def _capped(point: Point) -> bool:
-    """Whether fewer requests ran than were sent, and none of them failed: the engine's own limit."""
-    return isinstance(point.shape, DecodeShape) and point.decode is not None and point.decode.running < point.shape.batch
