@@ -113,8 +113,12 @@ class Staircase:
         """The point with `batch` requests in flight (more than before)."""
         begun_s = time.perf_counter()
         shape = DecodeShape(self.isl_tokens, batch)
+        fresh = self.batch == 0
         growth = await self._held.grow(batch, limit_s=GROW_LIMIT_S)
         self.batch = batch
+        if not fresh and _ended(growth, batch):  # they have little left from the steps before; in a new staircase all begin anew
+            self.spent = True
+            return self._measurer._point(shape, begun_s, _not_started(growth, batch))
         if not growth.running:
             self.spent = True
             return self._measurer._point(shape, begun_s, [*_not_started(growth, batch), "no request made progress"])
@@ -229,7 +233,14 @@ def _not_started(growth: Growth, batch: int) -> list[str]:
         return [f"{len(growth.failed)} of {batch} requests failed: {growth.failed[-1]}"]
     if growth.waiting:
         return [f"{_ONLY}{growth.running} of {batch} requests ran, {growth.waiting} waited: the engine's sequence limit or its KV cache was reached"]
+    if ended := _ended(growth, batch):
+        return [f"{ended} of {batch} requests ended before the last one began: the engine starts few at once, or slowly"]
     return []
+
+
+def _ended(growth: Growth, batch: int) -> int:
+    """Requests whose answers were whole before all had begun."""
+    return max(batch - growth.running - growth.waiting - len(growth.failed), 0)
 
 
 def _settled(windows: Sequence[BatchWindow]) -> bool:

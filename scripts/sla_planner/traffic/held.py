@@ -29,10 +29,12 @@ from sla_planner.traffic.loop_lag import LoopLag
 SETTLING_STEPS = 2
 LEAST_GAPS = 3
 POLL_S = 0.004
-# A first token is overdue after this long, or this many times the longest wait for one so far, if the others have made so many tokens meanwhile.
-QUIET_S = 2.0
+# A first token is overdue after so many times the longest wait for one so far, if it is QUIET_S long and the others have made QUIET_TOKENS meanwhile,
+# or however long it is if they have made MANY_TOKENS: a fast engine must be found out before their answers end and make room.
 QUIET_TIMES = 3.0
+QUIET_S = 2.0
 QUIET_TOKENS = 16
+MANY_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +226,11 @@ class _Arrivals:
             self._missing = [stream for stream in self._missing if stream.first_s is None]
             self._remember()
         running = [stream for stream in self._events_then if stream.running]
-        if not running or now_s - self._latest_s < max(QUIET_S, QUIET_TIMES * self.longest_wait_s):
+        quiet_s = now_s - self._latest_s
+        if not running or quiet_s < QUIET_TIMES * self.longest_wait_s:
             return False
-        stream = _median(running, self._since)
-        return self._since(stream) * tokens_per_event >= QUIET_TOKENS
+        tokens = self._since(_median(running, self._since)) * tokens_per_event
+        return tokens >= (QUIET_TOKENS if quiet_s >= QUIET_S else MANY_TOKENS)
 
     def _remember(self) -> None:
         self._events_then = {stream: stream.events for stream in self._streams if stream.running}
