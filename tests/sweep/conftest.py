@@ -107,8 +107,8 @@ class Engines:
     """A `Launcher`. `failing`: the errors of the next starts, by label; `started` and `running`: labels."""
 
     profile: Profile
-    mode: Mode = Mode.AGG
-    prompts: Prompts = Prompts.IDS
+    mode: str = Mode.AGG
+    prompts: str = Prompts.IDS
     faults: tuple[str, ...] = ()
     max_sequences: int = 1024
     fleet: dict[str, Any] = field(default_factory=dict)
@@ -131,11 +131,11 @@ class Engines:
         mapping = deployment.mapping
         law = BatchingLaw(engine_of(replace(self.profile, selected_prefill=mapping, selected_decode=mapping)), max_sequences=self.max_sequences)
         options = ServeOptions(
-            FleetOptions(law, mode=self.mode, **self.fleet),
+            FleetOptions(law, mode=Mode(self.mode), **self.fleet),
             "simulated",
             port=0,
             faults=tuple(parse_fault(fault) for fault in self.faults),
-            prompts=self.prompts,
+            prompts=Prompts(self.prompts),
         )
         async with serving.running(options) as engine:
             running = Running(engine, deployment)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep.model_shape import GIB, ModelShape
+from sla_planner.sweep.points import EngineFacts
 from sla_planner.sweep.port import Capacity
 from sla_planner.sweep.space import MEMORY_FRACTION, Hardware, weights_per_gpu_gib
 
@@ -36,6 +37,15 @@ def implausible(capacity: Capacity, *, max_context_tokens: int | None, estimate_
     if estimate_tokens is not None and abs(read / estimate_tokens - 1) > TOLERANCE:
         return f"{where} is {read / estimate_tokens:.2g} times the {estimate_tokens:,} that the memory leaves room for"
     return ""
+
+
+def unexplained(facts: EngineFacts, running: int, held_tokens: float) -> str:
+    """'' when an engine that ran no more than `running` requests, which held `held_tokens`, met a limit that is known, else one sentence."""
+    if facts.max_sequences == running or held_tokens > (1 - TOLERANCE) * facts.max_kv_tokens:
+        return ""
+    ran = f"no more than {running} requests ran at once, with {held_tokens:,.0f} tokens"
+    read = f"the {facts.max_kv_tokens:,} tokens that were read ({facts.kv_source})"
+    return f"{ran}: a limit of sequences, or less KV than {read}; --max-kv-tokens corrects it"
 
 
 def estimated_kv_tokens(shape: ModelShape, hardware: Hardware, mapping: ParallelMapping, memory_fraction: float = MEMORY_FRACTION) -> int | None:

@@ -20,13 +20,14 @@ from dataclasses import dataclass, field, replace
 from sla_planner.errors import EngineError, PlannerError, UnreachableError
 from sla_planner.model.gates import LITTLE_RANGE
 from sla_planner.sweep import design
-from sla_planner.sweep.capacity import implausible
+from sla_planner.sweep.capacity import implausible, unexplained
 from sla_planner.sweep.checkpoint import Checkpoint, facts_key, point_key
 from sla_planner.sweep.design import DecodeKnown, Limits, PrefillKnown
-from sla_planner.sweep.measure import Clients, Measurer, Staircase, capped, measured_again
+from sla_planner.sweep.measure import Clients, Measurer, capped, measured_again
 from sla_planner.sweep.points import DecodeShape, EngineFacts, Point, PrefillShape, Shape
 from sla_planner.sweep.port import Capacity, Deployment, Launcher, Phase, RunningEngine
 from sla_planner.sweep.result import Goal, Progress
+from sla_planner.sweep.started import StartedEngine
 from sla_planner.traffic.client import Server
 from sla_planner.traffic.probe import Probe, probe
 from sla_planner.traffic.prompts import PromptForm
@@ -133,7 +134,7 @@ class _Mapping:
         self.identity = sweep.launcher.identity(deployment)
         self.points: list[Point] = []
         self.warnings: list[str] = []
-        self._engine: _Engine | None = None
+        self._engine: StartedEngine | None = None
         self._stack = AsyncExitStack()
         self._hopeless = 0
 
@@ -146,6 +147,7 @@ class _Mapping:
                     await self._prefill(facts)
                 if self.deployment.phase is not Phase.PREFILL:
                     await self._decode(facts)
+                    self._explain_limit(facts)
         finally:
             if self._engine is not None:
                 self.sweep.tally.gpu_s += (time.monotonic() - began_s) * self.deployment.mapping.gpus
@@ -153,7 +155,7 @@ class _Mapping:
 
     # the engine
 
-    async def _running(self) -> _Engine:
+    async def _running(self) -> StartedEngine:
         """The engine, started now if it was not needed before."""
         if self._engine is None:
             self.sweep.tell(f"{self.deployment.label}: starting")
@@ -171,7 +173,7 @@ class _Mapping:
             self._check_answers(probed)
             clients = Clients(probed.server, seed=options.seed, stack=self._stack)
             measurer = Measurer(clients, self.deployment.mapping, probed.tokens_per_event)
-            self._engine = _Engine(running, probed, measurer, start_s, self._stack)
+            self._engine = StartedEngine(running, probed, measurer, start_s, self._stack)
         return self._engine
 
     def _check_answers(self, probed: Probe) -> None:
@@ -196,7 +198,7 @@ class _Mapping:
             self.sweep.checkpoint.save_facts(key, facts)
         return facts
 
-    async def _asked(self, engine: _Engine, given: int | None) -> EngineFacts:
+    async def _asked(self, engine: StartedEngine, given: int | None) -> EngineFacts:
         try:
             capacity = await engine.running.capacity() if given is None else Capacity(given, GIVEN)
         except PlannerError:
@@ -227,8 +229,10 @@ class _Mapping:
 
     async def _decode(self, facts: EngineFacts) -> None:
         goal, most = self.sweep.goal, self.sweep.options.most_decode_points
-        for shape in design.first_decode(goal, self._limits(facts)):
-            await self._decode_point(shape, facts)
+        for _ in range(2):  # an engine that runs fewer than the first steps shows it at the first step
+            for shape in design.first_decode(goal, self._limits(facts)):
+                if shape not in self._of(DecodeShape):
+                    await self._decode_point(shape, facts)
         for _ in range(design.AIMS):
             aimed = design.next_aim(goal, self._limits(facts), self._decode_known())
             if aimed is None or aimed in self._of(DecodeShape):
@@ -323,6 +327,15 @@ class _Mapping:
                 hint="give the true capacity with --max-kv-tokens",
             )
 
+    def _explain_limit(self, facts: EngineFacts) -> None:
+        """A KV capacity above the truth shows as batches that do not all run."""
+        shown = [point.decode for point in self.points if point.decode and capped(point)]
+        if not shown or facts.kv_source == GIVEN:
+            return
+        held_tokens = max(seen.running * seen.context_tokens for seen in shown)
+        if why := unexplained(facts, min(seen.running for seen in shown), held_tokens):
+            self.warnings.append(f"{self.deployment.label}: {why}")
+
     async def _held_tokens(self, shape: DecodeShape, max_tokens: int) -> float:
         """How many KV tokens `shape.batch` requests hold at once: those that had to wait hold none. Saved, but none of the mapping's points."""
         key = point_key(self.identity, self.deployment, shape)
@@ -360,35 +373,6 @@ class _Mapping:
         shown = [point.decode.running for point in self.points if point.decode and capped(point)]
         known = [cap for cap in (facts.max_sequences, *shown) if cap]
         return Limits(self.sweep.options.max_context_tokens, facts.max_kv_tokens, min(known) if known else None)
-
-
-@dataclass(slots=True)
-class _Engine:
-    """A started engine, what was probed of it, and the staircase that is open on it."""
-
-    running: RunningEngine
-    probed: Probe
-    measurer: Measurer
-    start_s: float
-    stack: AsyncExitStack
-    _open: tuple[AsyncExitStack, Staircase] | None = None
-
-    async def staircase(self, shape: DecodeShape, max_tokens: int) -> Staircase:
-        """The open staircase if `shape` is a step up on it, else a new one."""
-        if self._open is not None:
-            staircase = self._open[1]
-            if staircase.isl_tokens == shape.isl_tokens and staircase.batch < shape.batch and not staircase.spent:
-                return staircase
-        await self.end_staircase()
-        stack = await self.stack.enter_async_context(AsyncExitStack())
-        staircase = await stack.enter_async_context(self.measurer.staircase(shape.isl_tokens, max_tokens))
-        self._open = (stack, staircase)
-        return staircase
-
-    async def end_staircase(self) -> None:
-        if self._open is not None:
-            await self._open[0].aclose()
-            self._open = None
 
 
 def _expected(deployment: Deployment) -> int:
