@@ -2,7 +2,8 @@
 
 Prefill, one prompt at a time: one request is thrown away (first shapes compile), then TTFT of at least `LEAST_REPEATS` requests, more while
 
-    spread = 1.4826 * median |TTFT - median| / median / sqrt(n)  >  STEADY
+    spread = sigma / median / sqrt(n)  >  STEADY        sigma = 1.4826 * median |TTFT - median|, which one late answer does not move;
+                                                        below five answers, where that is mostly too small: range / its mean for normal errors
 
 Prefill, several prompts at once: a closed loop, WAVES times the concurrency; the first wave arrives as a burst and the last waits for fewer and fewer
 others, so both count for the throughput but not for TTFT.
@@ -17,6 +18,7 @@ all run, a client that was itself late. Every prompt is random, so no prefix cac
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -48,6 +50,7 @@ LATE_SHARE, LATE_MS = 0.25, 10.0  # of TTFT: a client this late measures itself
 BEHIND_SHARE, BEHIND_EVENTS = 0.5, 1.5  # of ITL, and events waiting for each read: a client behind its engine has both
 GROW_LIMIT_S = 900.0
 WINDOW_LIMIT_S = 300.0
+_MEAN_RANGE = {2: 1.128, 3: 1.693, 4: 2.059}  # of n normal values, in sigmas
 _ONLY = "only "  # begins what is said of a batch that did not all run
 
 
@@ -154,8 +157,8 @@ async def _alone(client: StreamingClient, shape: PrefillShape) -> tuple[PrefillS
     if not ttft_ms:
         return None, _failures(records)
     defects = [*_failures(records), *_wrong_lengths(records), *_late(lag_ms, float(np.median(ttft_ms)))]
-    if (spread := _spread(ttft_ms)) > UNSTEADY:
-        defects.append(f"TTFT of {len(ttft_ms)} requests lies between {min(ttft_ms):.4g} and {max(ttft_ms):.4g} ms: +-{spread:.0%} of the median")
+    if (error := spread(ttft_ms)) > UNSTEADY:
+        defects.append(f"TTFT of {len(ttft_ms)} requests lies between {min(ttft_ms):.4g} and {max(ttft_ms):.4g} ms: +-{error:.0%} of the median")
     seen = PrefillSeen(_prompt_tokens(records, shape), tuple(ttft_ms), time.perf_counter() - begun_s, lag_ms)
     return seen, defects
 
@@ -196,12 +199,18 @@ def _enough(records: Sequence[RequestRecord], took_s: float) -> bool:
     ttft_ms = _whole_ttft_ms(records)
     if len(records) >= MOST_REPEATS or len(ttft_ms) < len(records) >= LEAST_REPEATS + 1:
         return True
-    return len(ttft_ms) >= 2 and (took_s > LONG_S or _spread(ttft_ms) <= STEADY)
+    return len(ttft_ms) >= 2 and (took_s > LONG_S or spread(ttft_ms) <= STEADY)
 
 
-def _spread(values: Sequence[float]) -> float:
-    middle = float(np.median(values))
-    return 1.4826 * float(np.median(np.abs(np.array(values) - middle))) / middle / float(np.sqrt(len(values)))
+def spread(values: Sequence[float]) -> float:
+    """Relative standard error of their typical value, as the module's head says; at least two."""
+    return _sigma(values) / float(np.median(values)) / math.sqrt(len(values))
+
+
+def _sigma(values: Sequence[float]) -> float:
+    if len(values) in _MEAN_RANGE:
+        return (max(values) - min(values)) / _MEAN_RANGE[len(values)]
+    return 1.4826 * float(np.median(np.abs(np.array(values) - np.median(values))))
 
 
 def _prompt_tokens(records: Sequence[RequestRecord], shape: PrefillShape) -> float:
