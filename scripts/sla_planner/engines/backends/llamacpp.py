@@ -3,7 +3,7 @@
 A server has `n_slots` slots. Its KV cache is split evenly over them, or, *unified*, one pool that all of them share:
 
     split     n_slots * n_ctx_slot
-    unified   n_ctx_slot, or n_ctx where the log tells it: a slot is capped to the model's training context, the pool is not
+    unified   n_ctx_slot, or what the log tells of the pool: a slot is capped to the model's training context, the pool is not
 
 The log says which (`n_slots = 4, n_ctx_slot = 512, kv_unified = 'false'`), /props does not. A server that was left to choose takes four slots and one
 pool; so /props alone with four slots is read as a pool: rather a quarter of what is there than four times it.
@@ -27,6 +27,7 @@ _SLOTS_OF_ITS_OWN_CHOICE = 4
 
 _SLOTS = re.compile(r"n_slots = (\d+), n_ctx_slot = (\d+), kv_unified = '(true|false)'")
 _CONTEXT = re.compile(r"\bn_ctx\s*= (\d+)")
+_BEFORE_CAP = re.compile(r"the slot context \((\d+)\) exceeds the training context")  # all of the pool, where slots share one
 _OLD_SLOTS = re.compile(r"n_slots = (\d+)")
 
 _FAILURES = (
@@ -81,7 +82,8 @@ def _of_log(log: str) -> Capacity | None:
         slots, of_slot, unified = int(found[-1][0]), int(found[-1][1]), found[-1][2] == "true"
         if not unified:
             return Capacity(slots * of_slot, f"log: {slots} slots of {of_slot} tokens", slots)
-        return Capacity(max(of_slot, int(context[-1]) if context else 0), f"log: one pool for {slots} slots", slots)
+        told = [of_slot, *map(int, context[-1:]), *map(int, _BEFORE_CAP.findall(log)[-1:])]
+        return Capacity(max(told), f"log: one pool for {slots} slots", slots)
     if context:
         old_slots = _OLD_SLOTS.findall(log)
         return Capacity(int(context[-1]), "log: n_ctx", int(old_slots[-1]) if old_slots else None)
@@ -102,7 +104,8 @@ def _of_props(page: str) -> Capacity | None:
     if slots < 1 or of_slot < 1:
         return None
     if slots == _SLOTS_OF_ITS_OWN_CHOICE:
-        return Capacity(of_slot, f"/props: n_ctx, taken as one pool for {slots} slots, since it does not say", slots)
+        source = f"/props: n_ctx, taken as one pool for {slots} slots, since it does not say; {slots * of_slot:,} if it is split"
+        return Capacity(of_slot, source, slots)
     return Capacity(slots * of_slot, f"/props: {slots} slots of {of_slot} tokens", slots)
 
 
