@@ -32,6 +32,7 @@ from sla_planner.config_words import allowed_of, bare_type, metavar_of, quoted, 
 from sla_planner.errors import UsageError
 
 ENV_PREFIX = "SLA_PLANNER_"
+DEFAULT = "default"  # source of a setting that nobody set
 
 # Kubernetes sets <SERVICE>_PORT=tcp://10.0.0.1:9090 for every Service of the namespace; a Service `sla-planner-prometheus` would set our port.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
@@ -189,15 +190,20 @@ class Loaded(Generic[C]):
 
     def settings(self) -> tuple[Effective, ...]:
         """Every setting in force, in the order of the model."""
-        return tuple(Effective(path, shown(value), self.sources.get(path, "default")) for path, value in _flat(self.config, ""))
+        return tuple(Effective(path, shown(value), self.sources.get(path, DEFAULT)) for path, value in _flat(self.config, ""))
 
-    def describe(self) -> tuple[str, ...]:
-        """The start-up lines: version, every setting with its source, one line per section, and what was ignored."""
+    def describe(self, *, defaults: bool = True) -> tuple[str, ...]:
+        """The start-up lines: version, every setting with its source, one line per section, and what was ignored. `defaults`: also those not set."""
         lines: dict[str, list[str]] = {"": []}
         for setting in self.settings():
+            if not defaults and setting.source == DEFAULT:
+                continue
             place, _, name = setting.path.rpartition(".")
             lines.setdefault(place, []).append(f"{name}={setting.value} ({setting.source})")
-        described = [f"sla-planner {__version__}: {', '.join(lines.pop(''))}", *(f"{place}: {', '.join(parts)}" for place, parts in lines.items())]
+        described = [
+            f"sla-planner {__version__}: {', '.join(lines.pop('')) or 'all settings as by default'}",
+            *(f"{place}: {', '.join(parts)}" for place, parts in lines.items()),
+        ]
         return (*described, f"ignored: {', '.join(self.ignored)}") if self.ignored else tuple(described)
 
 

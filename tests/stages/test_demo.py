@@ -12,41 +12,73 @@ import pytest
 
 from sla_planner.model.engine import engine_of
 from sla_planner.model.profile import slowed
-from sla_planner.store.profile_files import read_profile, sample_profile_dir
+from sla_planner.stages.demo_run import ENGINES, RESULTS
+from sla_planner.stages.demo_sweep import write_engines
+from sla_planner.store.profile_files import read_profile, sample_profile_dir, write_profile_json
 
 DEMO = (sys.executable, "-m", "sla_planner", "demo", "--output-dir")
 
 
-def children_of(session: int) -> set[int]:
-    """Processes whose parent or session is `session`, or one of theirs."""
-    found = set()
+def descendants_of(ancestor: int) -> set[int]:
+    """Processes below `ancestor` that run."""
+    parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             pid, rest = entry.read_text().split(" (")[0], entry.read_text().rpartition(") ")[2].split()
         except OSError:
             continue
-        if rest[0] != "Z" and int(rest[1]) == session:
-            found.add(int(pid))
-    return found
+        if rest[0] != "Z":
+            parents[int(pid)] = int(rest[1])
+    found = {ancestor}
+    while below := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= below
+    return found - {ancestor}
+
+
+def interrupted_at(line_of, folder, *flags):
+    """A demo that got Ctrl-C when a line with `line_of` came; its exit code, last words, and the processes that it had started."""
+    demo = subprocess.Popen([*DEMO, folder, *flags], stderr=subprocess.PIPE, text=True, env={**os.environ, "TERM": "dumb"})
+    assert demo.stderr is not None
+    while line_of not in (line := demo.stderr.readline()):
+        assert line, f"it ended before {line_of!r}"
+    helpers = descendants_of(demo.pid)
+    demo.send_signal(signal.SIGINT)
+    return demo.communicate(timeout=60)[1], demo.returncode, helpers
+
+
+def gone(helpers):
+    return not [pid for pid in helpers if Path(f"/proc/{pid}").exists()]
 
 
 def test_ctrl_c_leaves_nothing_running(tmp_path):
     for name in ("holiday.png", "demo.png", "report.html"):
         (tmp_path / name).write_text("from before")
-    demo = subprocess.Popen([*DEMO, tmp_path], stderr=subprocess.PIPE, text=True, env={**os.environ, "TERM": "dumb"})
-    assert demo.stderr is not None
-    first = demo.stderr.readline()  # traffic flows: engine and planner are up
-    helpers = children_of(demo.pid)
-    demo.send_signal(signal.SIGINT)
-    rest = demo.communicate(timeout=30)[1]
-    assert "load" in first
+    (tmp_path / "run").mkdir()
+    write_engines(tmp_path / "run" / ENGINES)
+    (tmp_path / "run" / RESULTS).mkdir()
+    write_profile_json(read_profile(tmp_path / "run" / ENGINES), tmp_path / "run" / RESULTS / "profile.json")
+    rest, code, helpers = interrupted_at("load", tmp_path, "--no-sweep")  # traffic flows: engine and planner are up
+    assert code == 75
     assert len(helpers) == 2
-    assert demo.returncode == 75
     assert rest.endswith("error: interrupted; nothing is left running; no report was written\n")
-    assert not [pid for pid in helpers if Path(f"/proc/{pid}").exists()]
+    assert gone(helpers)
     assert not (tmp_path / "report.html").exists()
     assert not (tmp_path / "demo.png").exists()
     assert (tmp_path / "holiday.png").read_text() == "from before"  # not ours
+
+
+def test_ctrl_c_during_the_sweep_leaves_nothing_running(tmp_path):
+    rest, code, helpers = interrupted_at("TP1 prefill ISL", tmp_path)
+    assert code == 75
+    assert len(helpers) >= 3  # the sweep, the guard of its engine, the engine
+    assert rest.endswith("error: interrupted; nothing is left running; no report was written\n")
+    assert gone(helpers)
+
+
+def test_without_a_sweep_a_profile_of_before_is_needed(tmp_path):
+    ended = subprocess.run([*DEMO, tmp_path, "--no-sweep"], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "profiling_results" in ended.stderr.splitlines()[-1]
 
 
 def test_an_output_folder_that_cannot_be_made_is_told(tmp_path):

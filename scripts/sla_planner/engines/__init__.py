@@ -1,1 +1,1 @@
-"""What we know of each engine: the metric names it exports, and the simulated engine that needs no GPU."""
+"""What we know of each engine (one module per engine in `backends`), engines as processes and endpoints, and the one that is simulated."""

@@ -1,8 +1,8 @@
 """The demo's processes, traffic and live view.
 
-Recorded traffic is played `SPEED_UP` times as fast, thinned to `SCALE` of its requests by day and to `DAY`'s share of that by night, because half an
-hour of recording holds no night. So that a laptop can carry it, the engine is the shipped H200 profile slowed `SLOWDOWN` times. A worker starts in
-`STARTUP_S`, the planner decides every `INTERVAL_S`: two minutes and half a minute at that speed.
+First a short sweep finds out how fast the engine is (demo_sweep.py). Then recorded traffic is played `SPEED_UP` times as fast, thinned to `SCALE` of
+its requests by day and to `DAY`'s share of that by night, because half an hour of recording holds no night. A worker starts in `STARTUP_S`, the
+planner decides every `INTERVAL_S`: two minutes and half a minute at that speed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from sla_planner.atomic import write_bytes, write_text
 from sla_planner.cluster.virtual import open_virtual_target
 from sla_planner.errors import InfeasibleError, InterruptedRun, UnreachableError, UsageError
 from sla_planner.model.engine import engine_of
-from sla_planner.model.profile import slowed
 from sla_planner.model.sla import Sla
 from sla_planner.plan.observation import WorkerCounts
 from sla_planner.plan.peak import peak_fleet
@@ -40,13 +39,13 @@ from sla_planner.report.plots import PICTURES, pictures
 from sla_planner.report.run import Requests, RoleUse, Row, RunReport, WorkerSamples, changes
 from sla_planner.report.terminal import LatencyNow, LiveState, LiveView, table
 from sla_planner.report.wording import headline, summary
-from sla_planner.store.profile_files import read_profile, sample_profile_dir, write_profile_json
+from sla_planner.stages.demo_sweep import SIZES, SLOWDOWN, picked_sizes, sweep_flags, write_engines
+from sla_planner.store.profile_files import read_profile
 from sla_planner.traffic.client import RequestRecord, Server, StreamingClient
 from sla_planner.traffic.replay import Run, Watch, replay
 from sla_planner.traffic.summary import keeps_itl, keeps_ttft
 from sla_planner.traffic.trace import Trace, read_trace, sample_trace_path
 
-SLOWDOWN = 2.0
 SPEED_UP = 50.0
 SCALE = 0.25
 DAY = ((0.0, 0.2), (7.0, 0.2), (17.0, 1.0), (23.0, 1.0), (28.0, 0.2))  # (second of the demo, share of users awake)
@@ -57,6 +56,8 @@ PROMISE = Sla(ttft_ms=1500.0, itl_ms=30.0, attainment=0.99)
 FIRST_FLEET = (2, 2)  # what the night needs
 MODEL = "llama-3.1-8b"
 REPORT = "report.html"
+ENGINES, RESULTS = "engines.json", "profiling_results"
+SWEEPING = "First, profile-sweep: how fast is the engine on one GPU and on two? Under a minute."
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 10.0
 SAMPLE_EVERY_S = 0.25
@@ -64,8 +65,11 @@ RECENT = 100  # requests that the live p99 is taken over
 TITLE = "SLA Planner on recorded traffic"
 
 
-def run(output_dir: Path, seed: int) -> None:
-    """Run the demo and write its report. Raises `InfeasibleError` when the promise was not kept or no worker went up or down."""
+def run(output_dir: Path, seed: int, *, sweep: bool) -> None:
+    """Run the demo and write its report; without `sweep` on the profile that an earlier one left.
+
+    Raises `InfeasibleError` when the promise was not kept or no worker went up or down.
+    """
     recorded = read_trace(sample_trace_path())
     night = recorded.window(0.0, PIECE[0]).scaled(SCALE * DAY[0][1], seed=seed).sped_up(SPEED_UP)
     trace = recorded.window(*PIECE).scaled(SCALE, seed=seed).sped_up(SPEED_UP).shaped(DAY, seed=seed)
@@ -76,10 +80,10 @@ def run(output_dir: Path, seed: int) -> None:
         raise UsageError(f"cannot make {work_dir}: {error.strerror}", hint="choose another --output-dir") from None
     for own in (*PICTURES, REPORT):  # what an earlier run left must not pass for this one's; nothing else in the folder is ours
         (output_dir / own).unlink(missing_ok=True)
-    profile = work_dir / "profile.json"
-    write_profile_json(slowed(read_profile(sample_profile_dir()), SLOWDOWN), profile)
+    if sweep:
+        write_engines(work_dir / ENGINES)
     _write_trace(night, work_dir / "before.csv")
-    demo = _Demo(work_dir, profile, trace, seed)
+    demo = _Demo(work_dir, trace, seed, sweep)
     asyncio.run(demo.play())
     report = demo.report()
     _write(report, output_dir)
@@ -119,9 +123,9 @@ class _Demo:
     """One run under way, and then what it left."""
 
     work_dir: Path
-    profile: Path
     trace: Trace
     seed: int
+    sweep: bool
     ticks: list[Tick] = field(default_factory=list)
     records: list[RequestRecord] = field(default_factory=list)
     samples: list[tuple[float, ...]] = field(default_factory=list)
@@ -137,6 +141,8 @@ class _Demo:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        if self.sweep:
+            await self._sweep(stop)
         target = f"file:{self.work_dir / 'fleet.json'}"
         for old in ("fleet.json", "state.json"):
             (self.work_dir / old).unlink(missing_ok=True)
@@ -156,10 +162,34 @@ class _Demo:
         if result.stopped:
             raise InterruptedRun("interrupted", hint="nothing is left running; no report was written")
 
+    @property
+    def profile(self) -> Path:
+        """What the sweep leaves and the planner reads."""
+        return self.work_dir / RESULTS
+
+    async def _sweep(self, stop: asyncio.Event) -> None:
+        """Measure the engine at every size, and pick."""
+        click.echo(SWEEPING, err=True)
+        flags = sweep_flags(self.work_dir / ENGINES, self.profile, MODEL, PROMISE)
+        async with self._process("profile-sweep", *flags) as sweep:
+            assert sweep.stdout is not None
+            told, stopping = asyncio.create_task(sweep.stdout.read()), asyncio.create_task(stop.wait())
+            await asyncio.wait((told, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if stop.is_set():
+                told.cancel()
+                raise InterruptedRun("interrupted", hint="nothing is left running; no report was written")
+            if await sweep.wait() != 0:
+                raise UnreachableError("the sweep did not finish", hint="see the lines above")
+            for line in (await told).decode().splitlines()[-2:]:
+                click.echo(line)
+
     def _engine_flags(self, target: str) -> tuple[str, ...]:
         prefill, decode = FIRST_FLEET
+        prefill_tp, decode_tp = picked_sizes(read_profile(self.profile))
         return (
-            *("--port", "0", "--model", MODEL, "--profile", str(self.profile), "--virtual-target", target, "--startup-s", f"{STARTUP_S:g}"),
+            *("--port", "0", "--model", MODEL, "--profile", str(self.work_dir / ENGINES), "--virtual-target", target),
+            *("--prefill-tp", str(prefill_tp), "--decode-tp", str(decode_tp), "--startup-s", f"{STARTUP_S:g}"),
             *("--prefill-workers", str(prefill), "--decode-workers", str(decode), "--seed", str(self.seed), "--log-format", "json"),
         )
 
@@ -176,8 +206,8 @@ class _Demo:
         """One of our own stages, in its own process group so that Ctrl-C reaches only this one; gone when the block ends."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "sla_planner", stage, *flags),
-            stdout=asyncio.subprocess.PIPE if stage == "engine-sim" else asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE if stage == "planner" else (self.work_dir / f"{stage}.log").open("wb"),
+            stdout=asyncio.subprocess.DEVNULL if stage == "planner" else asyncio.subprocess.PIPE,
+            stderr=self._stderr(stage),
             limit=2**24,
             start_new_session=True,
         )
@@ -185,6 +215,12 @@ class _Demo:
             yield process
         finally:
             await _stop(process)
+
+    def _stderr(self, stage: str) -> Any:
+        """The sweep shows its own progress, the planner's ticks are read, everything else goes to a log."""
+        if stage == "profile-sweep":
+            return None
+        return asyncio.subprocess.PIPE if stage == "planner" else (self.work_dir / f"{stage}.log").open("wb")
 
     async def _read_ticks(self, planner: asyncio.subprocess.Process) -> None:
         """The planner's log, line by line: kept in a file, ticks taken out of it."""
@@ -273,8 +309,8 @@ class _Demo:
                 inside=np.array([keeps_ttft(record, PROMISE) and keeps_itl(record, PROMISE) for record in self.records], bool),
             ),
             ticks=tuple(tick for tick in self.ticks if tick.decision.at_s <= self.start_s + self.duration_s),
-            prefill=RoleUse(self.gpu_s["prefill"], peak[0]),
-            decode=RoleUse(self.gpu_s["decode"], peak[1]),
+            prefill=RoleUse(self.gpu_s["prefill"], peak[0], engine.prefill.gpus),
+            decode=RoleUse(self.gpu_s["decode"], peak[1], engine.decode.gpus),
             workers=WorkerSamples(columns[0], *(column.astype(int) for column in columns[1:])),
             rows=self._honesty(),
             facts=self._facts(),
@@ -298,10 +334,15 @@ class _Demo:
             f"{minutes:.0f} minutes, {SPEED_UP:g} times as fast, thinned to {SCALE:.0%} of the requests by day and {SCALE * DAY[0][1]:.0%} by night"
         )
         slowed_down = f"slowed {SLOWDOWN:g} times so that a laptop can carry it"
+        prefill_tp, decode_tp = picked_sizes(read_profile(self.profile))
         return (
             ("Version", f"sla-planner {__version__}"),
             ("Traffic", f"Azure LLM inference trace 2023, conversation (CC-BY 4.0): {played}"),
             ("Engine", f"simulated: Llama-3.1-8B FP8 on one H200 (measured profile, test data of NVIDIA Dynamo), {slowed_down}"),
+            (
+                "Profile",
+                f"measured by profile-sweep over TP {', '.join(map(str, SIZES))}; picked TP {prefill_tp} for prefill, TP {decode_tp} for decode",
+            ),
             ("Start-up of a worker", f"{STARTUP_S:g} s, decisions every {INTERVAL_S:g} s"),
             ("Peak-sized fleet", "constant, just large enough for the busiest moment of this traffic, which it knows in advance"),
             ("Reproduce", f"sla-planner demo --seed {self.seed}"),

@@ -54,7 +54,7 @@ def run(loaded: Loaded[SweepConfig]) -> None:
     """Sweep, and leave the results in the output folder. Raises `InfeasibleError` in the end when nothing keeps the promise."""
     config = loaded.config
     setup(config.log_format)
-    for line in loaded.describe():
+    for line in loaded.describe(defaults=False):
         log.info(line)
     source = source_of(config)
     deployments = source.space.deployments(separate_phases=config.separate_phases)
