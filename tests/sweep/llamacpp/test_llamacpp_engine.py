@@ -15,7 +15,7 @@ from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep.port import Capacity, Deployment
 from sla_planner.traffic.client import RequestRecord, Server, StreamingClient
 from sla_planner.traffic.probe import Probe, probe
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 
 LLAMACPP = backend("llamacpp")
 TP1 = Deployment(ParallelMapping())
@@ -27,9 +27,11 @@ def capacities(command: str) -> tuple[Capacity, Capacity]:
     """As the log says, and as /props says to somebody who sees no log."""
 
     async def read() -> tuple[Capacity, Capacity]:
-        async with ProcessLauncher(command, LLAMACPP).engine(TP1) as started:
-            async with EndpointLauncher(started.url, mapping=TP1.mapping, backend=LLAMACPP).engine(TP1) as seen:
-                return await started.capacity(), await seen.capacity()
+        async with (
+            ProcessLauncher(command, LLAMACPP).engine(TP1) as started,
+            EndpointLauncher(started.url, mapping=TP1.mapping, backend=LLAMACPP).engine(TP1) as seen,
+        ):
+            return await started.capacity(), await seen.capacity()
 
     return asyncio.run(read())
 
@@ -79,6 +81,6 @@ def test_a_model_that_is_not_there_is_told_in_the_servers_words(llamacpp_command
         async with ProcessLauncher(llamacpp_command().replace(str(tiny_model), "/nowhere/absent.gguf"), LLAMACPP).engine(TP1):
             pass
 
-    with pytest.raises(EngineError, match="exit code 1: the model is not found or cannot be read: .*/nowhere/absent.gguf") as caught:
+    with pytest.raises(EngineError, match=r"exit code 1: the model is not found or cannot be read: .*/nowhere/absent\.gguf") as caught:
         asyncio.run(start())
     assert "check its path" in caught.value.hint
