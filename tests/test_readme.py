@@ -28,6 +28,12 @@ ROOT = Path(__file__).parents[1]
 READMES = sorted([ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("jobs/*/README.md")])
 BLOCK = re.compile(r"^(<!-- run -->\n)?```(bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BIN = Path(sys.executable).parent
+SHOWS = {
+    "load-test": r"requests inside",
+    "planner": r"Scaling prefill workers: 1 -> [2-9]",
+    "profile-sweep": r"(?s)Verified: 1?\d\d %.*Suggested prefill TP:1 \(TTFT .* ms, .*Suggested decode TP:1 \(ITL [4-8]\.",
+    "profile show": r"law error .* on average",
+}
 OTHER_COMMANDS = {"source", "cat"}
 
 
@@ -100,8 +106,10 @@ def test_the_commands_run_as_pasted(text, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGTERM)
     assert shell.returncode == 0, output
-    assert "requests inside" in output
-    assert re.search(r"Scaling prefill workers: 1 -> [2-9]", output), output
+    wanted = [pattern for stage, pattern in SHOWS.items() if f"{PROGRAM} {stage}" in text]
+    assert wanted, "no pattern says what these commands show"
+    for pattern in wanted:
+        assert re.search(pattern, output), output
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda file: file.parent.name)

@@ -13,7 +13,7 @@ from sla_planner.sweep.estimate import EstimateOptions
 from sla_planner.sweep.result import Goal
 from sla_planner.sweep.space import Hardware
 from sla_planner.sweep_config import SweepConfig
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 
 PROCESS = {"engine_command": "serve --port {port} --tp {tp}"}
 ENDPOINT = {"endpoint": "http://127.0.0.1:8000"}

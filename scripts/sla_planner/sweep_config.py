@@ -18,7 +18,7 @@ from sla_planner.model.sla import Sla
 from sla_planner.sweep.estimate import START_S, EstimateOptions
 from sla_planner.sweep.result import Goal
 from sla_planner.sweep.space import Hardware
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 
 SOURCES = ("engine_command", "endpoint", "dgd")
 OFFLINE_BACKENDS = ("vllm", "sglang", "trtllm")

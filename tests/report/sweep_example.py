@@ -28,7 +28,7 @@ from sla_planner.model.sla import Sla
 from sla_planner.store.profile_files import read_profile, sample_profile_dir
 from sla_planner.sweep.points import DecodeSeen, DecodeShape, EngineFacts, Point, PrefillSeen, PrefillShape
 from sla_planner.sweep.result import Comparison, Cost, Goal, SweepResult, Verification
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 MAX_SEQUENCES = 256

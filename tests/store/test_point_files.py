@@ -22,7 +22,7 @@ from sla_planner.store.point_files import FORMAT, MOST_BYTES, PointFiles
 from sla_planner.sweep.checkpoint import facts_key, point_key
 from sla_planner.sweep.points import DecodeSeen, DecodeShape, EngineFacts, Point, PrefillSeen, PrefillShape
 from sla_planner.sweep.port import Deployment, EngineIdentity
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 
 TP1, TP4 = ParallelMapping(tp=1), ParallelMapping(tp=4)
 IDENTITY = EngineIdentity("vllm", "llama", "vllm serve llama --port {port}", "image@sha256:1")

@@ -28,7 +28,7 @@ from sla_planner.sweep.points import DecodeSeen, DecodeShape, EngineFacts, Point
 from sla_planner.sweep.port import Deployment, Phase
 from sla_planner.sweep.result import Goal
 from sla_planner.sweep.runner import MappingRun
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 
 TP1, TP2, DP2 = ParallelMapping(), ParallelMapping(tp=2), ParallelMapping(dp=2)
 GOAL = Goal(Sla(ttft_ms=200, itl_ms=20, attainment=0.9), isl_tokens=1000, osl_tokens=200)

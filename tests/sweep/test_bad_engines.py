@@ -20,7 +20,7 @@ from sla_planner.model.sla import Sla
 from sla_planner.sweep.assemble import decode_candidates, decode_measurement, measured_profile
 from sla_planner.sweep.points import DecodeShape, PrefillShape
 from sla_planner.sweep.port import Deployment, Phase
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 
 DECODE = Deployment(ParallelMapping(), Phase.DECODE)
 PREFILL = Deployment(ParallelMapping(), Phase.PREFILL)

@@ -29,7 +29,8 @@ LIMITS = Limits(max_context_tokens=16384, max_kv_tokens=945_029)
 H200 = ItlLaw(4.392, 0.03872, 2.920e-5)  # the clean fit of the shipped profile
 
 
-def measured(law, shape, noise=0.0, rng=random.Random(3)):
+def measured(law, shape, noise=0.0, rng=None):
+    rng = rng or random.Random(3)
     context = shape.isl_tokens + 60
     itl_ms = law.itl_ms(shape.batch, shape.batch * context) * math.exp(rng.gauss(0, noise))
     return DecodeKnown(shape, shape.batch, context, itl_ms)

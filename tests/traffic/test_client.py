@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sla_planner.errors import UnreachableError, UsageError
 from sla_planner.traffic.client import Endpoint, RequestRecord, Server, StreamingClient, TokenStream, served_models
-from sla_planner.traffic.prompts import PromptForm, TextLength
+from sla_planner.traffic.prompt_form import PromptForm
+from sla_planner.traffic.prompts import TextLength
 
 ASKED = RequestRecord(scheduled_s=1.0, sent_s=1.5, isl_tokens=7, osl_tokens=5)
 

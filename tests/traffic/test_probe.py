@@ -10,7 +10,8 @@ from aiohttp.test_utils import TestServer
 from sla_planner.errors import EngineError, UnreachableError
 from sla_planner.traffic.client import FORCED_LENGTH, Endpoint, RequestRecord, Server
 from sla_planner.traffic.probe import calibrated, probe, wrong_lengths
-from sla_planner.traffic.prompts import PromptForm, TextLength
+from sla_planner.traffic.prompt_form import PromptForm
+from sla_planner.traffic.prompts import TextLength
 
 KNOWN = {"model", "stream", "stream_options", "max_tokens", "prompt", "messages"}
 

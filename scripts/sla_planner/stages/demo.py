@@ -1,7 +1,7 @@
 """`demo`: an engine is profiled, and the planner keeps a promise on recorded traffic with it, on this machine, in about a minute and a half.
 
-After the sweep, three processes, as in a cluster: `engine-sim` (the engines), `planner` (what decides), and this one, which sends the traffic and shows
-what happens. They meet where real ones meet: over HTTP, `/metrics` and a virtual target. Only the engine behind the HTTP port is simulated.
+After the sweep, three processes, as in a cluster: `engine-sim` (the engines), `planner` (what decides), and this one, which sends the traffic and
+shows what happens. They meet where real ones meet: over HTTP, `/metrics` and a virtual target. Only the engine behind the HTTP port is simulated.
 """
 
 from __future__ import annotations

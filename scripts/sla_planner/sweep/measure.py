@@ -32,7 +32,7 @@ from sla_planner.sweep.points import DecodeSeen, DecodeShape, Point, PrefillSeen
 from sla_planner.traffic.client import RequestRecord, Server, StreamingClient
 from sla_planner.traffic.held import BatchWindow, Growth, HeldBatch
 from sla_planner.traffic.probe import calibrated, wrong_lengths
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 from sla_planner.traffic.replay import closed_loop
 from sla_planner.traffic.trace import Trace
 

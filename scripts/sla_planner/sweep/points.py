@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from sla_planner.model.profile import ParallelMapping
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 
 
 @dataclass(frozen=True, slots=True)

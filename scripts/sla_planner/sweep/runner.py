@@ -30,7 +30,7 @@ from sla_planner.sweep.result import Goal, Progress
 from sla_planner.sweep.started import StartedEngine
 from sla_planner.traffic.client import Server
 from sla_planner.traffic.probe import Probe, probe
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 
 EXPECTED_PREFILL, EXPECTED_DECODE = 5, 5  # points of a clean engine
 HOPELESS = 3  # points in a row without a single answer

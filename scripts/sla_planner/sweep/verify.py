@@ -26,7 +26,7 @@ from sla_planner.sweep.port import Deployment, Launcher
 from sla_planner.sweep.result import TOLERATED_DIFFERENCE, Comparison, Goal, Verification
 from sla_planner.traffic.client import RequestRecord, Server, StreamingClient
 from sla_planner.traffic.probe import probe
-from sla_planner.traffic.prompts import PromptForm
+from sla_planner.traffic.prompt_form import PromptForm
 from sla_planner.traffic.replay import Run, closed_loop, replay
 from sla_planner.traffic.summary import keeps_itl, keeps_ttft
 from sla_planner.traffic.trace import Trace

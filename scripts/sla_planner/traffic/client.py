@@ -35,7 +35,8 @@ import numpy as np
 
 from sla_planner.config_words import masked
 from sla_planner.errors import UnreachableError, UsageError
-from sla_planner.traffic.prompts import A_TOKEN_PER_WORD, PromptForm, TextLength, random_ids, random_words
+from sla_planner.traffic.prompt_form import PromptForm
+from sla_planner.traffic.prompts import A_TOKEN_PER_WORD, TextLength, random_ids, random_words
 
 _TEXT = re.compile(rb'"(?:text|content|reasoning_content|reasoning)"\s*:\s*"[^"]')
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')

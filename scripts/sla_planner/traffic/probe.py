@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from sla_planner.config_words import masked
 from sla_planner.errors import EngineError, UnreachableError
 from sla_planner.traffic.client import FORCED_LENGTH, Endpoint, RequestRecord, Server, StreamingClient, TokenStream, has_text
-from sla_planner.traffic.prompts import A_TOKEN_PER_WORD, PromptForm, calibrate, length_slack
+from sla_planner.traffic.prompt_form import PromptForm
+from sla_planner.traffic.prompts import A_TOKEN_PER_WORD, calibrate, length_slack
 
 ASKED_TOKENS = 32
 LONGER_TOKENS = 256  # where a token is not an event, their ratio is learnt from more of them

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
@@ -30,14 +29,6 @@ _WORDS = np.frombuffer(
 LENGTH_TOLERANCE = 0.005
 _FIRST_SHARE = 8  # the first guess is this many times too short: a server must not refuse it as too long
 _MOST_COUNTS = 8
-
-
-class PromptForm(StrEnum):
-    """What carries the prompt."""
-
-    IDS = "ids"  # token ids to /v1/completions: exact
-    TEXT = "text"  # words to /v1/completions, their number corrected by the server's own count
-    CHAT = "chat"  # words to /v1/chat/completions, likewise
 
 
 @dataclass(frozen=True, slots=True)
