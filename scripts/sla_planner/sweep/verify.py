@@ -6,9 +6,14 @@ does both phases in turns: a prefill of s seconds stops every running request, s
     ITL = itl(n, context) / (1 - r*s),    n = r * OSL * ITL,                                 s = ttft(ISL)
 
 and the rate is the highest whose ITL stays within LOAD of the promised one and whose r*s stays below BUSY. Near that rate the load takes many
-lifetimes to settle, so the profile is asked for the n that was really in flight. A disaggregated pair loses no time to prefill (r*s = 0 in the first
-formula). Nothing is queued at even spacing, so TTFT under this load is that of one request; an engine that does both ends a decode step first, which
-takes half of itl(n) more. What TTFT and ITL become in real use depends on how bursty the traffic is, which the planner accounts for.
+lifetimes to settle, and few prompts fall into a short answer, so the profile is then asked for what really came: n requests in flight, and k prompts
+that were prefilled between the first and the last token of a request,
+
+    ITL = itl(n, context) + k*s / (OSL - 1)
+
+A disaggregated pair loses no time to prefill (r*s = 0, k = 0). Nothing is queued at even spacing, so TTFT under this load is that of one request;
+an engine that does both ends a decode step first, which takes half of itl(n) more. What TTFT and ITL become in real use depends on how bursty the
+traffic is, which the planner accounts for.
 """
 
 from __future__ import annotations
@@ -136,7 +141,8 @@ class _Check:
             in_flight = _in_flight(loaded.records, steady)
             step_ms = decode.itl_ms(max(in_flight, 1.0), goal.context_tokens)
             under_way_ms = step_ms / 2 if load.prefill_share else 0.0
-            itl_ms = step_ms / (1 - load.prefill_share)
+            stalls_ms = _prefills_meanwhile(loaded.records, steady) * (ttft_ms or 0.0) if load.prefill_share else 0.0
+            itl_ms = step_ms + stalls_ms / (goal.osl_tokens - 1)
             comparisons += [
                 *_compared(f"TTFT at {load.rate_rps:.3g} requests/s", ttft_ms and ttft_ms + under_way_ms, _ttft_ms(steady)),
                 *_compared(f"ITL at {load.rate_rps:.3g} requests/s, {in_flight:.0f} in flight", itl_ms, _itl_ms(steady)),
@@ -200,9 +206,18 @@ def _in_flight(records: Sequence[RequestRecord], steady: Sequence[RequestRecord]
     return sum(max(min(end, end_s) - max(start, begin_s), 0.0) for start, end in lives) / max(end_s - begin_s, 1e-9)
 
 
+def _prefills_meanwhile(records: Sequence[RequestRecord], steady: Sequence[RequestRecord]) -> float:
+    """Other requests' first tokens between the first and the last token of one, mean of the `steady` ones."""
+    firsts = np.sort([record.sent_s + record.ttft_ms / 1000 for record in records if record.ttft_ms is not None])
+    lives = [(record.sent_s + record.ttft_ms / 1000, record.sent_s + record.e2e_s) for record in steady if record.ttft_ms and record.e2e_s]
+    counts = [np.searchsorted(firsts, end, "right") - np.searchsorted(firsts, start, "right") for start, end in lives]
+    return float(np.mean(counts)) if counts else 0.0
+
+
 def _warnings(comparisons: Sequence[Comparison], goal: Goal, requests: int, inside: int, failed: int) -> tuple[str, ...]:
     found = [
-        f"{comparison.what}: {comparison.measured_ms:.4g} ms measured, {comparison.profile_ms:.4g} ms by the profile ({comparison.difference:+.0%})"
+        f"{comparison.what}: {comparison.measured_ms:.4g} ms measured, {comparison.profile_ms:.4g} ms by the profile, "
+        f"{100 * abs(comparison.difference):.0f} % {'slower' if comparison.difference > 0 else 'faster'}"
         for comparison in comparisons
         if abs(comparison.difference) > TOLERATED_DIFFERENCE
     ]
