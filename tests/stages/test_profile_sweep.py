@@ -217,18 +217,23 @@ def test_no_engine_is_left(whole: Whole) -> None:
 # what is measured already
 
 
-def test_a_promise_that_cannot_be_kept_names_the_nearest(measured: Place, one_line: Callable[..., str]) -> None:
+def test_a_promise_that_cannot_be_kept_names_the_nearest(measured: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """Another promise needs other batches at most: no prompt is measured again."""
     for name in (PROFILE_JSON, "report.html"):
         (measured.output / name).unlink()
-    prefills = [path.name for path in measured.points() if "prefill" in path.name]
-    line = one_line(3, measured.flags("--ttft", "1", "--itl", "1", "--no-verify"))
-    assert "TTFT" in line
-    assert "1 ms" in line
-    assert "; " in line  # what to do
+    prefills = [path.read_bytes() for path in measured.points() if "prefill" in path.name]
+    assert run(measured.flags("--ttft", "1", "--itl", "1", "--no-verify", "--json")) == 3
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert (told["feasible"], told["prefill"]["kept"], told["decode"]["kept"]) == (False, False, False)
+    line = err.splitlines()[-1]
+    assert line.startswith("error: no mapping keeps TTFT 1 ms for 50 % of requests of 128 tokens in and 8 out: ")
+    assert f"{told['prefill']['latency_ms']:.4g}" in line
+    assert f"{told['decode']['latency_ms']:.4g}" in line
+    assert line.count("; ") >= 2  # of both, and what to do
     assert read_profile(measured.output).selected_prefill == ParallelMapping()
     assert (measured.output / "report.html").is_file()
-    assert set(prefills) <= {path.name for path in measured.points()}
+    assert set(prefills) <= {path.read_bytes() for path in measured.points()}
 
 
 def test_a_pick_that_cannot_be_verified_leaves_its_profile(measured: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 
+from sla_planner.engines.backends import backend
+from sla_planner.engines.process import ProcessLauncher
 from sla_planner.model.profile import ParallelMapping, slowed
 from sla_planner.sweep import measure
 from sla_planner.sweep.measure import LEAST_REPEATS, MOST_REPEATS, WAVES, Clients, Measurer, capped, measured_again, spread
@@ -93,6 +96,32 @@ def test_a_batch_that_does_not_fit_says_so(engines, measuring):
     assert point.defects == ("only 3 of 5 requests ran, 2 waited: the engine's sequence limit or its KV cache was reached",)
     assert point.decode.running == 3
     assert point.decode.little_ratio(5) == pytest.approx(0.6, abs=0.05)
+
+
+def test_a_limit_of_a_thousand_is_seen_by_one_client(measuring, tmp_path):
+    """The engine of the shipped profile runs 1024 at once and has KV for more: the client has to carry all that are sent."""
+
+    async def over(measurer):
+        async with measurer.staircase(64, 512) as staircase:
+            return await staircase.at(1100)
+
+    launcher = ProcessLauncher(f"{sys.executable} -m sla_planner engine-sim --mode agg --port {{port}}", backend("simulated"), log_dir=tmp_path)
+    point = measuring(launcher, over)
+    assert point.decode.running == 1024
+    assert "only 1024 of 1100 requests ran, 76 waited: the engine's sequence limit or its KV cache was reached" in point.defects
+
+
+def test_requests_that_begin_late_are_no_queue(engines, measuring, monkeypatch):
+    """Three more are given up at once; they run while the window is measured."""
+
+    async def impatient(measurer):
+        async with measurer.staircase(128, 512) as staircase:
+            await staircase.at(1)
+            monkeypatch.setattr(measure, "GROW_LIMIT_S", 0.0)
+            return await staircase.at(4)
+
+    point = measuring(engines(), impatient)
+    assert (point.decode.running, point.defects) == (4, ())
 
 
 def test_failed_requests_are_no_limit_of_the_engine(engines, measuring):

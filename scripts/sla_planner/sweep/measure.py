@@ -134,7 +134,7 @@ class Staircase:
         if not last.itl_ms:
             return self._measurer._point(shape, begun_s, [*_not_started(growth, batch), f"no token within {WINDOW_LIMIT_S:g} s"])
         seen = DecodeSeen(last.running, last.context_tokens, last.itl_ms, last.tokens, last.window_s, last.client_lag_ms)
-        defects = [*_not_started(growth, batch), *_behind(last)]
+        defects = [*_not_started(_with_late_ones(growth, last), batch), *_behind(last)]
         if last.failed:
             defects.append(f"{len(last.failed)} of {batch} requests failed: {last.failed[-1]}")
         elif last.ended:
@@ -257,6 +257,12 @@ def _not_started(growth: Growth, batch: int) -> list[str]:
     if ended := _ended(growth, batch):
         return [f"{ended} of {batch} requests ended before the last one began: the engine starts few at once, or slowly"]
     return []
+
+
+def _with_late_ones(growth: Growth, window: BatchWindow) -> Growth:
+    """Requests that were given up as queued and began all the same: so many streams take a client a while to open."""
+    late = min(max(window.running - growth.running, 0), growth.waiting)
+    return replace(growth, running=growth.running + late, waiting=growth.waiting - late)
 
 
 def _ended(growth: Growth, batch: int) -> int:
