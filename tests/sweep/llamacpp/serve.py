@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--context", type=int, default=4096, help="tokens that the KV cache holds, all slots together")
     parser.add_argument("--unified", action="store_true", help="one KV pool for all slots")
+    parser.add_argument("--cache", action="store_true", help="answer prompts that begin as an earlier one from the cache, as servers do")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     stop = {signal.SIGTERM, signal.SIGINT}
@@ -34,8 +35,8 @@ def _params(given: argparse.Namespace) -> xllamacpp.CommonParams:
     params.fit_params = False  # take the context as it was asked for
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = given.threads
     params.n_threads_http = given.slots + 4
-    params.cache_prompt = False
-    params.cache_ram_mib = 0
+    params.cache_prompt = given.cache
+    params.cache_ram_mib = 1024 if given.cache else 0
     params.endpoint_metrics = True
     params.ui = False
     return params
