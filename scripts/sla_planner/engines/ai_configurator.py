@@ -65,6 +65,14 @@ class OfflineProfile:
     notes: tuple[str, ...] = ()
 
 
+def has_experts(model: str) -> bool:
+    """Whether the library takes `model` for a mixture of experts. UsageError when it is not installed or does not know the model."""
+    with quiet():
+        library = load()
+        model_config(library, model)
+        return bool(library.models.check_is_moe(model))
+
+
 def offline_profile(request: OfflineRequest) -> OfflineProfile:
     """Every mapping of `request`, in one process and without a GPU or network.
 

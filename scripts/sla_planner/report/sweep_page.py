@@ -113,7 +113,7 @@ def _summary(result: SweepResult) -> list[dict[str, str]]:
 
 
 def _side(side: Side, result: SweepResult) -> dict[str, Any]:
-    told = percentile(result.goal.promise.attainment)
+    told = percentile(result)
     rows = [{"cells": row, "chosen": candidate == side.choice.nearest} for row, candidate in zip(comparison_rows(side), side.best, strict=True)]
     others = sorted(side.candidates, key=lambda one: (one.mapping.gpus, one.mapping.label, one.concurrency))
     return {

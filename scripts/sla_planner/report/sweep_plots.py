@@ -92,7 +92,7 @@ def _frame(ax: Axes, side: Side, result: SweepResult) -> None:
     scale(ax, "y", [0.0, *(one.throughput_per_gpu for one in side.candidates)])
     ax.set_ylim(-0.03 * ax.get_ylim()[1], 1.04 * ax.get_ylim()[1])  # a ring around a point near zero is seen whole
     promise_line(ax, "x", side.latency, side.promised_ms)
-    ax.set_xlabel(f"{side.latency}, {percentile(result.goal.promise.attainment)} (ms)")
+    ax.set_xlabel(f"{side.latency}, {percentile(result)} (ms)")
     ax.set_ylabel(f"{side.role} throughput (tokens/s/GPU)")
 
 

@@ -77,9 +77,14 @@ def spelled(mapping: ParallelMapping) -> str:
     return re.sub(r"([A-Z]+)(\d+)", r"\1:\2", mapping.label)
 
 
-def percentile(attainment: float) -> str:
-    """`p99`: the percentile that a promise to this share of requests is about."""
-    return f"p{attainment * 100:g}"
+def computed(result: SweepResult) -> bool:
+    """Whether the latencies come from a model of the engine and not from requests."""
+    return result.profile.provenance.source.startswith("offline")
+
+
+def percentile(result: SweepResult) -> str:
+    """`p99`: the percentile that a promise to this share of requests is about; `computed` where there were no requests."""
+    return "computed" if computed(result) else f"p{result.goal.promise.attainment * 100:g}"
 
 
 def latency_text(value_ms: float) -> str:
@@ -121,7 +126,8 @@ def headline(result: SweepResult) -> str:
     prefill, decode = (side.choice.nearest.mapping for side in sides(result))
     where = f"prefill and decode on {prefill.label}" if prefill == decode else f"prefill on {prefill.label} and decode on {decode.label}"
     promise = result.goal.promise
-    return f"TTFT {promise.ttft_ms:g} ms and ITL {promise.itl_ms:g} ms are kept by {where}"
+    by = "" if not computed(result) else ", as computed and not measured" if not result.points else ", as computed and corrected by measured points"
+    return f"TTFT {promise.ttft_ms:g} ms and ITL {promise.itl_ms:g} ms are kept by {where}{by}"
 
 
 def goal_text(goal: Goal) -> str:
@@ -175,7 +181,7 @@ def comparison_rows(side: Side) -> list[tuple[str, ...]]:
 
 def comparison_table(result: SweepResult) -> str:
     """Both roles' mappings for a terminal."""
-    told = percentile(result.goal.promise.attainment)
+    told = percentile(result)
     return "\n\n".join(
         table(comparison_rows(side), [side.role.value, "GPUs", "at", f"{side.latency} {told} (ms)", "tokens/s/GPU", "verdict"])
         for side in sides(result)

@@ -56,8 +56,7 @@ def source_of(config: SweepConfig) -> Source:
     engine = backend(config.backend)
     shape = _shape(config)
     goal = config.goal()
-    moe = shape.moe if config.is_moe_model is None else config.is_moe_model
-    space = search_space(config.backend, shape, config.hardware(), moe=moe)
+    space = search_space(config.backend, shape, config.hardware(), moe=_has_experts(config, shape))
     if config.endpoint is not None:  # one engine that does both, whatever it is
         space = SearchSpace(space.prefill[:1], space.prefill[:1], space.left_out)
     _check_template(config, space)
@@ -133,6 +132,16 @@ def _shape(config: SweepConfig) -> ModelShape:
             raise UsageError(f"{file} is no model config", hint="give the model's config.json or its folder")
         shape = ModelShape.from_hf_config(document)
     return shape if config.model_size_gib is None else shape.weighing(config.model_size_gib)
+
+
+def _has_experts(config: SweepConfig, shape: ModelShape) -> bool:
+    if config.is_moe_model is not None:
+        return config.is_moe_model
+    if config.use_ai_configurator and config.model_config_path is None:
+        from sla_planner.engines.ai_configurator import has_experts
+
+        return has_experts(config.aic_hf_id or config.model or "")
+    return shape.moe
 
 
 def _text(path: Path) -> str:
