@@ -27,6 +27,7 @@ import yaml
 from sla_planner.cli import run
 from sla_planner.engines.endpoint import EndpointLauncher
 from sla_planner.model.profile import DecodeMeasurement, DecodePoint, ParallelMapping, PrefillMeasurement, PrefillPoint, Profile
+from sla_planner.stages import profile_sweep_run
 from sla_planner.store.profile_files import PROFILE_JSON, read_profile, write_profile_json
 from sla_planner.sweep import measure
 
@@ -107,6 +108,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "UNSTEADY", 1000.0)
     monkeypatch.setattr(measure, "WINDOW_S", 0.1)
     monkeypatch.setattr(measure, "WINDOW_STEPS", 12)
+    monkeypatch.setattr(profile_sweep_run, "pictures", lambda _: {})  # the whole sweep draws them
 
 
 @pytest.fixture(scope="module")
