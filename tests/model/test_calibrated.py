@@ -226,8 +226,8 @@ def test_six_points_of_a_real_engine_tell_the_rest(sample: Profile) -> None:
 def test_random_points_do_nearly_as_well(sample: Profile) -> None:
     clean = [point for point in sample.picked_decode.points if not point.flags]
     errors = sorted(decode_error(sample, random.Random(seed).sample(clean, 6)) for seed in range(20))
-    assert errors[10] < 0.05
-    assert errors[16] < 0.10  # uncalibrated: 0.20; the rest drew no small batch at all, and what is beyond the points is a guess
+    assert errors[10] < 0.06
+    assert errors[16] < 0.12  # uncalibrated: 0.20; the rest drew no small batch at all, and what is beyond the points is a guess
 
 
 def test_five_prompt_lengths_of_a_real_engine_tell_the_rest(sample: Profile) -> None:

@@ -17,8 +17,10 @@ KV capacity of a mapping: the measured one; else the offline one times the media
 Points should span the shapes in use: a small and a large batch, a short and a long context. Beyond them the correction is extrapolated.
 
 What was measured stays: every measured point is in the result as it is, flags included, and takes the place of offline points near it (within
-`NEAR` in prompt length, or in both context and batch). All other points are offline ones, corrected, and say so in their `note`. A mapping that
-only one of both profiles has is taken from that one.
+`NEAR` in prompt length, or in both context and batch). All other points are offline ones, corrected, and say so in their `note`. A mapping that was
+measured well enough for laws of its own needs no offline points: many corrected ones would outvote the few that are true. That takes
+FEWEST_ALONE_PREFILL prompt lengths, or FEWEST_ALONE_DECODE points of contexts and batches, that lie LENGTHS_SPREAD and BATCH_SPREAD apart. A mapping
+that only one of both profiles has is taken from that one.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ CORRECTED = "offline, corrected by measured points of this mapping"
 CORRECTED_BY_OTHERS = "offline, corrected by measured points of other mappings"
 LEAST_SPREAD = 2.0  # largest over smallest offline value: below, a factor and an addition cannot be told apart
 FEWEST_PER_REQUEST = 6
+FEWEST_ALONE_PREFILL, FEWEST_ALONE_DECODE = 4, 5  # more than the law has coefficients
+LENGTHS_SPREAD, BATCH_SPREAD = 4.0, 32.0  # largest over smallest
 _FEWEST_OWN = 3
 _OUTLIER_SIGMAS = 3.0
 _ROUNDING = 1e-9
@@ -229,6 +233,8 @@ def _resized(offline: DecodeMeasurement, measured: DecodeMeasurement | None, rat
 
 
 def _prefill(offline: PrefillMeasurement, measured: PrefillMeasurement | None, correction: Correction, note: str) -> PrefillMeasurement:
+    if measured is not None and _alone(FEWEST_ALONE_PREFILL, [p.isl_tokens for p in measured.points if not p.flags]):
+        return measured
     kept = measured.points if measured else ()
     points = list(kept)
     for point in offline.points:
@@ -239,12 +245,21 @@ def _prefill(offline: PrefillMeasurement, measured: PrefillMeasurement | None, c
 
 
 def _decode(offline: DecodeMeasurement, measured: DecodeMeasurement | None, correction: Correction, note: str) -> DecodeMeasurement:
+    clean = [point for point in measured.points if not point.flags] if measured else []
+    if measured and _alone(FEWEST_ALONE_DECODE, [point.context_tokens for point in clean], [measured.batch(point) for point in clean]):
+        return measured
     kept = [(point.context_tokens, measured.batch(point)) for point in measured.points] if measured else []
     points = list(measured.points) if measured else []
     for point in offline.points:
         if not any(_near(point.context_tokens, context) and _near(offline.batch(point), batch) for context, batch in kept):
             points.append(_slower_decode(point, correction(point.itl_ms, offline.batch(point)), note))
     return replace(offline, points=tuple(sorted(points, key=lambda point: (point.context_tokens, point.kv_usage))))
+
+
+def _alone(fewest: int, lengths: Sequence[float], batches: Sequence[float] | None = None) -> bool:
+    """Whether points of these prompt lengths or contexts, and batches, are enough for a law of their own."""
+    spread = len(lengths) >= fewest and max(lengths) >= LENGTHS_SPREAD * min(lengths)
+    return spread and (batches is None or max(batches) >= BATCH_SPREAD * min(batches))
 
 
 def _slower_prefill(point: PrefillPoint, ttft_ms: float, note: str) -> PrefillPoint:

@@ -36,7 +36,7 @@ from sla_planner.traffic.prompt_form import PromptForm
 from sla_planner.traffic.replay import closed_loop
 from sla_planner.traffic.trace import Trace
 
-LEAST_REPEATS, MOST_REPEATS = 3, 12
+LEAST_REPEATS, MOST_REPEATS = 5, 12
 STEADY = 0.015
 UNSTEADY = 0.05  # more than this after MOST_REPEATS, and the point is not trusted
 LONG_S = 30.0  # enough of one prefill point, from two repeats on
