@@ -19,7 +19,7 @@ demo: $(VENV)/.run-installed ## run the planner against simulated engines and re
 	$(BIN)/sla-planner demo $(ARGS)
 
 test: $(VENV)/.dev-installed ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev-installed ## style, types, import arrows
 	$(BIN)/ruff check .
@@ -27,7 +27,7 @@ lint: $(VENV)/.dev-installed ## style, types, import arrows
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-e2e: $(VENV)/.dev-installed ## run the tests that need a Prometheus server on PATH
+e2e: $(VENV)/.dev-installed ## run the long tests: whole sweeps, a real llama.cpp, a Prometheus server on PATH
 	@command -v prometheus >/dev/null || { echo "make e2e: no prometheus on PATH; install it, e.g. apt-get install prometheus"; exit 1; }
 	$(BIN)/python -m pytest -m e2e $(ARGS)
 

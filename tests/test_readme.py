@@ -91,6 +91,7 @@ def test_the_configurations_load(text, settings, tmp_path):
     assert load(settings, {"config": str(file)}, {}).sources
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("text", blocks("bash", run=True))
 def test_the_commands_run_as_pasted(text, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -31,6 +31,8 @@ from sla_planner.stages import profile_sweep_run
 from sla_planner.store.profile_files import PROFILE_JSON, read_profile, write_profile_json
 from sla_planner.sweep import measure
 
+pytestmark = pytest.mark.e2e
+
 DGDS = Path(__file__).parents[1] / "data" / "dgd"
 SHAPE = ["--isl", "128", "--osl", "8", "--max-context-length", "1024", "--attainment", "0.5"]
 FEW_POINTS = ["--prefill-interpolation-granularity", "4", "--decode-interpolation-granularity", "5"]

@@ -10,6 +10,8 @@ from sla_planner.model.fitted import FittedDecode
 from sla_planner.model.tensor_parallel import over_tensor_parallel
 from sla_planner.store.profile_files import read_profile, sample_profile_dir, write_profile_json
 
+pytestmark = pytest.mark.e2e
+
 COMPUTED = ("--use-ai-configurator", "--aic-system", "h200_sxm", "--log-format", "human")
 LLAMA = "meta-llama/Meta-Llama-3.1-8B"
 

@@ -34,6 +34,8 @@ from sla_planner.sweep.port import Deployment, Phase
 from sla_planner.sweep.result import Goal
 from sla_planner.sweep.runner import Options, Sweep
 
+pytestmark = pytest.mark.e2e
+
 GPUS = 2
 KV_TOKENS = 40_000
 GOAL = Goal(Sla(ttft_ms=100, itl_ms=6), isl_tokens=800, osl_tokens=100)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.e2e
+
 SLOTS, CONTEXT = 3, 3072
 PATIENCE_S = 120.0
 

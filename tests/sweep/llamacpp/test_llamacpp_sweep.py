@@ -22,6 +22,8 @@ from sla_planner.model.engine import engine_of
 from sla_planner.model.profile import Profile
 from sla_planner.store.profile_files import read_profile
 
+pytestmark = pytest.mark.e2e
+
 SLOTS, CONTEXT = 4, 4096
 ISL, OSL = 256, 64
 PATIENCE_S = 120.0
