@@ -117,12 +117,15 @@ class SweepConfig(Config):
         ),
     ] = None
 
+    aiperf: Annotated[bool, Setting("measure the pick with aiperf as well; it must be on PATH")] = False
+
     use_ai_configurator: Annotated[bool, Setting("compute the profile with AI Configurator instead of measuring it")] = False
     aic_system: Annotated[Name | None, Setting("AI Configurator's name of the GPU, e.g. h200_sxm")] = None
     aic_hf_id: Annotated[
         Text | None, Setting("AI Configurator's name of the model (Hugging Face id)", flags=("--aic-model-name",), default="the model")
     ] = None
     aic_backend_version: Annotated[Name | None, Setting("engine version whose tables are used", default="the latest")] = None
+    aic_kv_cache_type: Annotated[Name | None, Setting("type of the KV cache, e.g. bfloat16", default="as the checkpoint suggests")] = None
     calibrate: Annotated[bool, Setting("correct the computed profile with a few measured points; implied where engines can be started")] = False
 
     output_dir: Annotated[LoosePath, Setting("results folder; what it holds of an earlier sweep is gone on with")] = Path("profiling_results")
@@ -145,7 +148,7 @@ class SweepConfig(Config):
 
     @model_validator(mode="after")
     def _offline_settings_agree(self) -> Self:
-        offline = self._given("aic_system", "aic_hf_id", "aic_backend_version", "calibrate")
+        offline = self._given("aic_system", "aic_hf_id", "aic_backend_version", "aic_kv_cache_type", "calibrate")
         if not self.use_ai_configurator:
             if offline:
                 raise Rejected(f"{_flag(offline[0])} means nothing without --use-ai-configurator", hint="add it", settings=offline)

@@ -13,6 +13,7 @@ from sla_planner.sweep import checkpoint
 from sla_planner.sweep.checkpoint import facts_key, point_key
 from sla_planner.sweep.points import DecodeShape, PrefillShape
 from sla_planner.sweep.port import Deployment, EngineIdentity, Phase
+from sla_planner.traffic.prompt_form import PromptForm
 
 ENGINE = EngineIdentity("vllm", "llama", "vllm serve llama --tensor-parallel-size 2 --port {port}", image="vllm/vllm-openai:v0.32")
 TP2 = Deployment(ParallelMapping(tp=2))
@@ -71,3 +72,8 @@ def test_what_varies_from_start_to_start_is_not_part_of_a_launchers_identity(tmp
     assert identity(command + " --seed 1") != here
     assert "--tp 2" in here.source
     assert "{port}" in here.source
+
+
+def test_another_form_of_prompts_is_another_key():
+    keys = {point_key(ENGINE, TP2, SHAPE, form) for form in (None, *PromptForm)} | {facts_key(ENGINE, TP2, form) for form in (None, *PromptForm)}
+    assert len(keys) == 8

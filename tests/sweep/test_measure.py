@@ -13,10 +13,10 @@ from sla_planner.engines.backends import backend
 from sla_planner.engines.process import ProcessLauncher
 from sla_planner.model.profile import ParallelMapping, slowed
 from sla_planner.sweep import measure
-from sla_planner.sweep.measure import LEAST_REPEATS, MOST_REPEATS, WAVES, Clients, Measurer, capped, measured_again, spread
+from sla_planner.sweep.measure import LEAST_REPEATS, MOST_REPEATS, WAVES, Clients, Measurer, cached_prompts, capped, measured_again, spread
 from sla_planner.sweep.points import DecodeSeen, DecodeShape, Point, PrefillShape
 from sla_planner.sweep.port import Deployment
-from sla_planner.traffic.client import Server
+from sla_planner.traffic.client import RequestRecord, Server
 from sla_planner.traffic.probe import probe
 
 TP1 = ParallelMapping()
@@ -156,3 +156,14 @@ def test_one_late_answer_of_five_says_nothing():
 
 def test_two_answers_that_agree_are_certain():
     assert spread([7.0, 7.0]) == 0.0
+
+
+def test_a_prompt_that_the_prefix_cache_answered_was_not_prefilled():
+    def record(cached):
+        return RequestRecord(0.0, 0.0, 1000, 1, prompt_tokens=1000, completion_tokens=1, ttft_ms=5.0, cached_tokens=cached)
+
+    assert cached_prompts([record(16), record(0)]) == []  # a template before each prompt
+    assert cached_prompts([record(None)]) == []  # a server that does not say
+    assert cached_prompts([record(992), record(0)]) == [
+        "992 of 2000 prompt tokens came from the engine's prefix cache: their prefill was not measured"
+    ]

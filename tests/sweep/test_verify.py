@@ -6,6 +6,8 @@ The profile of the hand-derived cases:  TTFT(1000) = 40 ms,  ITL(n) = 10 + n ms 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,7 @@ from sla_planner.sweep.port import Deployment
 from sla_planner.sweep.result import Goal
 from sla_planner.sweep.verify import BUSY, Pick, even_load, verify
 
+RECORDED = Path(__file__).parents[1] / "data" / "aiperf" / "profile_export_aiperf.json"
 TP1, TP2 = ParallelMapping(), ParallelMapping(tp=2)
 BY_HAND = Goal(Sla(ttft_ms=100, itl_ms=20), isl_tokens=1000, osl_tokens=100)
 ALONE = Goal(Sla(ttft_ms=400, itl_ms=18, attainment=0.9), isl_tokens=128, osl_tokens=8)  # no room for more than one request
@@ -87,9 +90,9 @@ def slow(profile_with):
 
 @pytest.fixture
 def verified(in_loop):
-    def run(profile, launcher, goal=SLOW, pair=None):
+    def run(profile, launcher, goal=SLOW, pair=None, aiperf_dir=None):
         told = []
-        pick = Pick(launcher, Deployment(profile.selected_prefill), Deployment(profile.selected_decode), pair)
+        pick = Pick(launcher, Deployment(profile.selected_prefill), Deployment(profile.selected_decode), pair, aiperf_dir)
         return in_loop(verify(profile, goal, pick, None, told.append)), told
 
     return run
@@ -128,7 +131,25 @@ def test_a_broken_promise_and_failed_requests_are_warned_about(engines, verified
     verification, _ = verified(slow, engines(slow, faults=[fault]), goal=Goal(Sla(ttft_ms=1, itl_ms=18, attainment=0.9), 128, 8))
     assert 0 < verification.failed < verification.requests
     assert f"{verification.failed} of {verification.requests} requests failed" in verification.warnings
-    assert f"0 of {verification.requests} requests kept the promise, 90% are promised" in verification.warnings
+    assert f"0 of {verification.requests} requests kept the promise, 90 % are promised" in verification.warnings
+
+
+def test_aiperf_is_asked_as_well_and_told_beside_ours(engines, verified, slow, tmp_path, monkeypatch):
+    """The program is a stand-in that leaves a recorded file: TTFT 83.2 ms, ITL 11.6 ms, where the profile says 30 and 17."""
+    program, artifacts = tmp_path / "bin" / "aiperf", tmp_path / "aiperf"
+    program.parent.mkdir()
+    leave = "import pathlib, shutil, sys; out = pathlib.Path(sys.argv[sys.argv.index('--artifact-dir') + 1]); out.mkdir(parents=True)"
+    program.write_text(f"#!{sys.executable}\n{leave}; shutil.copy({str(RECORDED)!r}, out)\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    verification, told = verified(slow, engines(slow), goal=ALONE, aiperf_dir=artifacts)
+    ttft, itl = verification.comparisons[-2:]
+    assert (ttft.what, ttft.measured_ms) == ("TTFT of one request, by aiperf", 83.2)
+    assert (itl.what, itl.measured_ms) == ("ITL of one request, by aiperf", 11.6)
+    assert ttft.profile_ms == verification.comparisons[0].profile_ms
+    assert any(warning.startswith("ITL of one request, by aiperf: 11.6 ms measured, 1") for warning in verification.warnings)
+    assert "verifying TP1: one request at a time, by aiperf" in told
+    assert (artifacts / RECORDED.name).is_file()
 
 
 def test_two_picks_that_nobody_joins_are_looked_at_one_after_the_other(engines, verified, slow):

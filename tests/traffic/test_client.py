@@ -291,3 +291,12 @@ def test_a_kept_connection_that_the_server_has_closed_is_no_failure(streams):
     records = asyncio.run(run())
     assert [record.error for record in records] == ["", "", ""]
     assert len(set(requests)) == 3
+
+
+def test_prompt_tokens_that_a_prefix_cache_answered_are_kept():
+    stream = TokenStream()
+    stream.feed(b'data: {"choices": [{"text": "a", "finish_reason": "length"}]}\n', 1.0)
+    usage = b'{"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}}'
+    stream.feed(b'data: {"choices": [], "usage": ' + usage + b"}\n", 1.1)
+    record = stream.record(RequestRecord(0.0, 0.0, 9, 1), 0.5)
+    assert (record.prompt_tokens, record.completion_tokens, record.cached_tokens, record.error) == (9, 1, 8, "")

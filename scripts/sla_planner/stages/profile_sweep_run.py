@@ -45,6 +45,8 @@ from sla_planner.sweep_config import SweepConfig
 from sla_planner.traffic.client import allow_open_connections
 
 REPORT = "report.html"
+PICTURES_OF_SOME = ("selected_decode_interpolation/decode_tp*.png", "verification.png")  # of some sweeps only
+DOUBTFUL_SHARE = 0.2  # of a mapping's points
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger(__name__)
@@ -103,10 +105,10 @@ class _Run:
         """Measured or computed, picked, verified; all files written."""
         with _progress(self.config) as tell:
             result = await (self._offline(tell) if self.config.use_ai_configurator else self._online(deployments, tell))
-            self._write(result)
+            self._write_profile(result)
             if self.config.verify and self.source.launcher is not None and result.feasible:
                 result = await self._verified(result, tell)
-                self._write(result)
+            self._write_report(result)
         return result
 
     async def _online(self, deployments: Sequence[Deployment], tell: Callable[[Progress], None]) -> SweepResult:
@@ -131,6 +133,7 @@ class _Run:
                 decode=space.decode,
                 max_context_tokens=config.max_context_length or 0,
                 backend_version=config.aic_backend_version or "",
+                kv_cache_type=config.aic_kv_cache_type or "",
             )
         )
         result = self._picked(computed.profile, *candidates_of(computed.profile, self.goal), [], None)
@@ -170,7 +173,7 @@ class _Run:
             facts={run.deployment.mapping: run.facts for run in runs},
             cost=Cost(tally.wall_s, tally.gpu_s / 3600, tally.deployments, tally.measured, tally.reused) if tally else Cost(0, 0, 0, 0, 0),
             left_out=(*self.source.space.left_out, *(sweep.left_out if sweep else ())),
-            warnings=tuple(warning for run in runs for warning in run.warnings),
+            warnings=tuple(warning for run in runs for warning in (*run.warnings, *_doubts(run))),
         )
 
     async def _verified(self, result: SweepResult, tell: Callable[[Progress], None]) -> SweepResult:
@@ -187,7 +190,11 @@ class _Run:
 
         pair = pair_launcher(self.config, self.source.backend, profile.selected_prefill, profile.selected_decode)
         pick = Pick(
-            self.source.launcher, deployment(profile.selected_prefill, Phase.PREFILL), deployment(profile.selected_decode, Phase.DECODE), pair
+            self.source.launcher,
+            deployment(profile.selected_prefill, Phase.PREFILL),
+            deployment(profile.selected_decode, Phase.DECODE),
+            pair,
+            self.config.output_dir / "aiperf" if self.config.aiperf else None,
         )
         try:
             verification: Verification = await verify(profile, self.goal, pick, self.config.prompt_form, doing)
@@ -206,17 +213,30 @@ class _Run:
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def _write(self, result: SweepResult) -> None:
+    def _write_profile(self, result: SweepResult) -> None:
         folder = self.config.output_dir
         write_npz_tree(result.profile, folder)
         write_json_twins(result.profile, folder)
-        drawn = pictures(result)
+        write_profile_json(result.profile, folder / PROFILE_JSON)  # last: a folder with a profile.json has a whole profile
+
+    def _write_report(self, result: SweepResult) -> None:
+        folder, drawn = self.config.output_dir, pictures(result)
+        for pattern in PICTURES_OF_SOME:  # an earlier sweep's must not pass for this one's
+            for left in folder.glob(pattern):
+                left.unlink(missing_ok=True)
         for name, png in drawn.items():
             _folder(folder / name)
             atomic.write_bytes(folder / name, png)
         facts = [("Version", f"sla-planner {__version__}"), *((setting.path, setting.value) for setting in self.loaded.settings())]
         atomic.write_text(folder / REPORT, html(result, drawn, facts))
-        write_profile_json(result.profile, folder / PROFILE_JSON)  # last: a folder with a profile.json is whole
+
+
+def _doubts(run: MappingRun) -> list[str]:
+    """A sweep that lost many of its points says so: the rest may be a lucky choice."""
+    doubted = [point for point in run.points if point.defects]
+    if len(doubted) <= DOUBTFUL_SHARE * len(run.points):
+        return []
+    return [f"{run.deployment.label}: {len(doubted)} of {len(run.points)} points are not trusted, the last because {doubted[-1].defects[-1]}"]
 
 
 class _Anew:

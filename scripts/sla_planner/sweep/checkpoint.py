@@ -1,6 +1,6 @@
 """What survives: one record per point, and one per engine, under a key made of everything that determines the result.
 
-    key = SHA-256 of the canonical JSON of {method, engine identity, mapping, phase, shape}
+    key = SHA-256 of the canonical JSON of {method, engine identity, mapping, phase, shape, prompt form where one is asked for}
 
 so a changed engine, image, argument or shape is another key and is measured anew, while everything else is found again. `METHOD` is the version of
 the way of measuring: raise it when points of before cannot be compared with points of now.
@@ -15,6 +15,7 @@ from typing import Protocol
 
 from sla_planner.sweep.points import EngineFacts, Point, Shape
 from sla_planner.sweep.port import Deployment, EngineIdentity
+from sla_planner.traffic.prompt_form import PromptForm
 
 METHOD = 1
 
@@ -31,22 +32,23 @@ class Checkpoint(Protocol):
     def save_point(self, key: str, point: Point) -> None: ...
 
 
-def facts_key(identity: EngineIdentity, deployment: Deployment) -> str:
-    """Of the engine itself."""
-    return _key(identity, deployment, None)
+def facts_key(identity: EngineIdentity, deployment: Deployment, form: PromptForm | None = None) -> str:
+    """Of the engine itself. `form`: the user's choice; None: what the server takes."""
+    return _key(identity, deployment, None, form)
 
 
-def point_key(identity: EngineIdentity, deployment: Deployment, shape: Shape) -> str:
+def point_key(identity: EngineIdentity, deployment: Deployment, shape: Shape, form: PromptForm | None = None) -> str:
     """Of one shape on one engine."""
-    return _key(identity, deployment, shape)
+    return _key(identity, deployment, shape, form)
 
 
-def _key(identity: EngineIdentity, deployment: Deployment, shape: Shape | None) -> str:
+def _key(identity: EngineIdentity, deployment: Deployment, shape: Shape | None, form: PromptForm | None) -> str:
     content = {
         "method": METHOD,
         "engine": asdict(identity),
         "mapping": asdict(deployment.mapping),
         "phase": deployment.phase,
         "shape": {type(shape).__name__: asdict(shape)} if shape else None,
+        **({"prompts": form} if form else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]

@@ -48,6 +48,7 @@ MOST_WINDOWS = 3
 WORDS_OFF_SHARE, WORDS_OFF_TOKENS = 0.02, 5  # of ISL: what is left of a round of words (traffic/prompts.py)
 LATE_SHARE, LATE_MS = 0.25, 10.0  # of TTFT: a client this late measures itself
 BEHIND_SHARE, BEHIND_EVENTS = 0.5, 1.5  # of ITL, and events waiting for each read: a client behind its engine has both
+CACHED_SHARE = 0.05  # of the prompts' tokens
 GROW_LIMIT_S = 900.0
 WINDOW_LIMIT_S = 300.0
 _MEAN_RANGE = {2: 1.128, 3: 1.693, 4: 2.059}  # of n normal values, in sigmas
@@ -232,6 +233,15 @@ def _wrong_lengths(records: Sequence[RequestRecord]) -> list[str]:
 def _failures(records: Sequence[RequestRecord]) -> list[str]:
     failed = [record for record in records if record.error]
     return [f"{len(failed)} of {len(records)} requests failed: {failed[-1].error}"] if failed else []
+
+
+def cached_prompts(records: Sequence[RequestRecord]) -> list[str]:
+    """Random prompts share nothing but what the server puts before each: a template, a start token."""
+    cached = sum(record.cached_tokens or 0 for record in records)
+    prompts = sum(record.prompt_tokens or 0 for record in records if record.cached_tokens is not None)
+    if cached <= CACHED_SHARE * prompts:
+        return []
+    return [f"{cached} of {prompts} prompt tokens came from the engine's prefix cache: their prefill was not measured"]
 
 
 def _late(lag_ms: float, latency_ms: float) -> list[str]:

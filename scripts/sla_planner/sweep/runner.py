@@ -185,7 +185,7 @@ class _Mapping:
 
     async def _facts(self) -> EngineFacts:
         """From the checkpoint, or of the engine. A KV capacity that the user gives counts whatever was read; one that cannot be is never kept."""
-        key = facts_key(self.identity, self.deployment)
+        key = facts_key(self.identity, self.deployment, self.sweep.options.prompt_form)
         given = self.sweep.options.max_kv_tokens
         facts = self.sweep.checkpoint.facts(key)
         known = facts if facts is not None and (facts.kv_source != GIVEN or given is not None) else None
@@ -270,7 +270,7 @@ class _Mapping:
 
     async def _point(self, shape: Shape, measure: Callable[[], Awaitable[Point]]) -> None:
         """The point from the checkpoint, or measured, a second time if the first is not trusted, and saved."""
-        key = point_key(self.identity, self.deployment, shape)
+        key = point_key(self.identity, self.deployment, shape, self.sweep.options.prompt_form)
         label = f"{self.deployment.mapping.label}: {shape.label}"
         point = self.sweep.checkpoint.point(key)
         if point is not None:
@@ -338,7 +338,7 @@ class _Mapping:
 
     async def _held_tokens(self, shape: DecodeShape, max_tokens: int) -> float:
         """How many KV tokens `shape.batch` requests hold at once: those that had to wait hold none. Saved, but none of the mapping's points."""
-        key = point_key(self.identity, self.deployment, shape)
+        key = point_key(self.identity, self.deployment, shape, self.sweep.options.prompt_form)
         point = self.sweep.checkpoint.point(key)
         if point is None:
             engine = await self._running()

@@ -20,15 +20,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
 
 from sla_planner.model.fitted import FittedDecode, FittedPrefill
 from sla_planner.model.profile import ParallelMapping, Profile
-from sla_planner.sweep.port import Deployment, Launcher
+from sla_planner.sweep.port import Deployment, Launcher, RunningEngine
 from sla_planner.sweep.result import TOLERATED_DIFFERENCE, Comparison, Goal, Verification
+from sla_planner.traffic import aiperf
+from sla_planner.traffic.aiperf import AiperfResult, AiperfShape
 from sla_planner.traffic.client import RequestRecord, Server, StreamingClient
 from sla_planner.traffic.probe import probe
 from sla_planner.traffic.prompt_form import PromptForm
@@ -45,12 +48,14 @@ LEAST_REQUESTS, MOST_REQUESTS = 12, 200
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """What is verified. `pair` starts both picks as one server; without it an engine of each pick does both phases."""
+    """What is verified. `pair` starts both picks as one server; without it an engine of each pick does both phases. `aiperf_dir`: where aiperf leaves
+    what it measures of the same engine, one request at a time; None: without it."""
 
     launcher: Launcher
     prefill: Deployment
     decode: Deployment
     pair: Launcher | None = None
+    aiperf_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class Load:
 
 async def verify(profile: Profile, goal: Goal, pick: Pick, form: PromptForm | None, tell: Callable[[str], None]) -> Verification:
     """Measure the picks of `profile`. Raises what the launcher raises."""
-    check = _Check(profile, goal, form, tell)
+    check = _Check(profile, goal, form, tell, pick.aiperf_dir)
     if pick.pair is not None:
         return await check.server(pick.pair, pick.decode, profile.selected_prefill, pair=True)
     decode = await check.server(pick.launcher, pick.decode, pick.decode.mapping, pair=False)
@@ -93,38 +98,64 @@ class _Check:
     goal: Goal
     form: PromptForm | None
     tell: Callable[[str], None]
+    aiperf_dir: Path | None
 
     async def server(self, launcher: Launcher, deployment: Deployment, prefill_mapping: ParallelMapping, *, pair: bool) -> Verification:
         """One server that does both phases: requests alone, then under even load."""
         goal, label = self.goal, deployment.mapping.label
         load = even_load(self.profile, goal, prefill_mapping, pair=pair)
         self.tell(f"verifying {label}: starting")
-        async with self._client(launcher, deployment) as client:
+        async with self._client(launcher, deployment) as (engine, client):
             self.tell(f"verifying {label}: one request at a time")
             alone = await closed_loop(client, _trace(goal, ALONE, 0.0), 1)
+            second = await self._by_aiperf(engine, label)
             loaded = None
             if load is not None:
                 count = _count(load, goal)
                 self.tell(f"verifying {label}: {count} requests at {load.rate_rps:.3g} a second")
                 loaded = await replay(client, _trace(goal, count, load.rate_rps))
         how = "the picked pair" if pair else f"one {label} engine for both phases"
-        return self._judged(prefill_mapping, alone, loaded, load, how)
+        verification = self._judged(prefill_mapping, alone, loaded, load, how)
+        return verification if second is None else self._with_second(verification, prefill_mapping, second)
+
+    async def _by_aiperf(self, engine: RunningEngine, label: str) -> AiperfResult | None:
+        if self.aiperf_dir is None:
+            return None
+        self.tell(f"verifying {label}: one request at a time, by aiperf")
+        goal = self.goal
+        return await aiperf.measure(AiperfShape(engine.url, engine.model, goal.isl_tokens, goal.osl_tokens, requests=ALONE), self.aiperf_dir)
+
+    def _with_second(self, verification: Verification, prefill_mapping: ParallelMapping, second: AiperfResult) -> Verification:
+        """`verification` with what aiperf says of single requests."""
+        prefill, goal = _prefill(self.profile, prefill_mapping), self.goal
+        ttft_ms = prefill.ttft_ms(goal.isl_tokens) if prefill else None
+        found = [
+            *_compared("TTFT of one request, by aiperf", ttft_ms, [second.ttft.mean_ms] if second.ttft else []),
+            *_compared(
+                "ITL of one request, by aiperf", _decode(self.profile).itl_ms(1, goal.context_tokens), [second.itl.mean_ms] if second.itl else []
+            ),
+        ]
+        return replace(
+            verification,
+            comparisons=(*verification.comparisons, *found),
+            warnings=(*verification.warnings, *_differences(found), *second.warnings),
+        )
 
     async def prefill_alone(self, launcher: Launcher, deployment: Deployment) -> list[Comparison]:
         """TTFT of single requests on the prefill engine."""
         self.tell(f"verifying {deployment.mapping.label}: starting")
-        async with self._client(launcher, deployment) as client:
+        async with self._client(launcher, deployment) as (_, client):
             run = await closed_loop(client, _trace(self.goal, ALONE, 0.0), 1)
         law = _prefill(self.profile, deployment.mapping)
         what = f"TTFT of one request, {deployment.mapping.label}"
         return _compared(what, law.ttft_ms(self.goal.isl_tokens), _ttft_ms(run.records)) if law else []
 
     @contextlib.asynccontextmanager
-    async def _client(self, launcher: Launcher, deployment: Deployment) -> AsyncIterator[StreamingClient]:
+    async def _client(self, launcher: Launcher, deployment: Deployment) -> AsyncIterator[tuple[RunningEngine, StreamingClient]]:
         async with launcher.engine(deployment) as engine:
             probed = await probe(Server(engine.url, engine.model), isl_tokens=self.goal.isl_tokens, form=self.form)
             async with StreamingClient(probed.server, seed=None) as client:
-                yield client
+                yield engine, client
 
     def _judged(self, prefill_mapping: ParallelMapping, alone: Run, loaded: Run | None, load: Load | None, how: str) -> Verification:
         goal = self.goal
@@ -215,17 +246,21 @@ def _prefills_meanwhile(records: Sequence[RequestRecord], steady: Sequence[Reque
 
 
 def _warnings(comparisons: Sequence[Comparison], goal: Goal, requests: int, inside: int, failed: int) -> tuple[str, ...]:
-    found = [
+    found = _differences(comparisons)
+    if failed:
+        found.append(f"{failed} of {requests} requests failed")
+    if inside < goal.promise.attainment * requests:
+        found.append(f"{inside} of {requests} requests kept the promise, {goal.promise.attainment:.0%} are promised".replace("%", " %"))
+    return tuple(found)
+
+
+def _differences(comparisons: Sequence[Comparison]) -> list[str]:
+    return [
         f"{comparison.what}: {comparison.measured_ms:.4g} ms measured, {comparison.profile_ms:.4g} ms by the profile, "
         f"{100 * abs(comparison.difference):.0f} % {'slower' if comparison.difference > 0 else 'faster'}"
         for comparison in comparisons
         if abs(comparison.difference) > TOLERATED_DIFFERENCE
     ]
-    if failed:
-        found.append(f"{failed} of {requests} requests failed")
-    if inside < goal.promise.attainment * requests:
-        found.append(f"{inside} of {requests} requests kept the promise, {goal.promise.attainment:.0%} are promised")
-    return tuple(found)
 
 
 def _compared(what: str, profile_ms: float | None, measured_ms: Sequence[float]) -> list[Comparison]:

@@ -81,7 +81,8 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request. `isl_tokens`, `osl_tokens`: asked for; `prompt_tokens`, `completion_tokens`: reported by the server, None when it did not.
+    """One request. `isl_tokens`, `osl_tokens`: asked for; `prompt_tokens`, `completion_tokens`, `cached_tokens` (of the prompt, answered by a prefix
+    cache): reported by the server, None when it did not.
 
     Latencies are None when the answer did not get that far; `itl_ms` also for answers of a single token. Times are seconds since the run began.
     `error` is empty for a whole answer, else `kind: details`.
@@ -97,6 +98,7 @@ class RequestRecord:
     itl_ms: float | None = None
     e2e_s: float | None = None
     error: str = ""
+    cached_tokens: int | None = None
 
     @property
     def error_kind(self) -> str:
@@ -243,7 +245,7 @@ class TokenStream:
 
     def record(self, asked: RequestRecord, sent_s: float) -> RequestRecord:
         """The finished record of the request `asked`, which left at `sent_s`. An error already in `asked` stays the error."""
-        prompt_tokens, completion_tokens = _token_counts(self._usage)
+        prompt_tokens, completion_tokens, cached_tokens = _token_counts(self._usage)
         first_s = self._first_s
         if first_s is None and completion_tokens == 1:
             first_s = self._last_s  # an only token without text: a special token
@@ -261,6 +263,7 @@ class TokenStream:
             itl_ms=itl_ms,
             e2e_s=None if self._last_s is None else self._last_s - sent_s,
             error=asked.error or self._error(completion_tokens),
+            cached_tokens=cached_tokens,
         )
 
     def _error(self, completion_tokens: int | None) -> str:
@@ -281,15 +284,16 @@ def _event(lines: bytes, match: re.Match[bytes]) -> bytes:
     return lines[start : lines.index(b"\n", match.end())].removeprefix(b"data:").strip()
 
 
-def _token_counts(event: bytes) -> tuple[int | None, int | None]:
-    """Prompt and completion tokens of an event with usage; None for what it does not say."""
+def _token_counts(event: bytes) -> tuple[int | None, int | None, int | None]:
+    """Prompt, completion and cached prompt tokens of an event with usage; None for what it does not say."""
     try:
         usage = json.loads(event)["usage"]
-        counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+        details = usage.get("prompt_tokens_details")
+        counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens") if isinstance(details, dict) else None)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None, None
-    prompt_tokens, completion_tokens = (count if type(count) is int and count >= 0 else None for count in counts)
-    return prompt_tokens, completion_tokens
+        return None, None, None
+    prompt_tokens, completion_tokens, cached_tokens = (count if type(count) is int and count >= 0 else None for count in counts)
+    return prompt_tokens, completion_tokens, cached_tokens
 
 
 def has_text(lines: bytes) -> bool:
