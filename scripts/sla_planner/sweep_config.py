@@ -21,7 +21,6 @@ from sla_planner.sweep.space import Hardware
 from sla_planner.traffic.prompt_form import PromptForm
 
 SOURCES = ("engine_command", "endpoint", "dgd")
-OFFLINE_BACKENDS = ("vllm", "sglang", "trtllm")
 _PLACEHOLDERS = ("prefill_tp", "decode_tp", "port", "model")
 
 
@@ -153,9 +152,6 @@ class SweepConfig(Config):
             if offline:
                 raise Rejected(f"{_flag(offline[0])} means nothing without --use-ai-configurator", hint="add it", settings=offline)
             return self
-        if self.backend not in OFFLINE_BACKENDS:
-            message = f"AI Configurator knows no backend {self.backend}"
-            raise Rejected(message, hint=f"use {', '.join(OFFLINE_BACKENDS)}", settings=("use_ai_configurator", "backend"))
         if self.aic_system is None:
             raise Rejected("AI Configurator needs to know the GPU", hint="give --aic-system, e.g. h200_sxm", settings=("use_ai_configurator",))
         if self.aic_hf_id is None and self.model is None:
@@ -215,6 +211,8 @@ class SweepConfig(Config):
         fewest, most = self.min_num_gpus, self.max_num_gpus
         if self.endpoint is not None:
             fewest = most = self.min_num_gpus or 1
+        if self.engine_command is not None:  # a process has the GPUs of one machine
+            most = min(most or self.num_gpus_per_node, self.num_gpus_per_node)
         return Hardware(fewest, most, self.num_gpus_per_node, self.vram_gib, self.max_gpus)
 
     def estimate_options(self) -> EstimateOptions:

@@ -58,7 +58,7 @@ from sla_planner.model.sla import Sla
 from sla_planner.model.tensor_parallel import over_tensor_parallel
 from sla_planner.store.point_files import PointFiles
 from sla_planner.store.profile_files import read_profile, sample_profile_dir, write_profile_json
-from sla_planner.sweep.assemble import measured_profile
+from sla_planner.sweep.assemble import assembled
 from sla_planner.sweep.port import Deployment, Phase
 from sla_planner.sweep.result import Goal
 from sla_planner.sweep.runner import Options, Sweep
@@ -227,7 +227,7 @@ async def ours(launcher: ProcessLauncher, mappings: Sequence[ParallelMapping], f
     lag_ms = max(seen.client_lag_ms for point in measured if (seen := point.prefill or point.decode))
     tally = sweep.tally
     spent = Spent(tally.deployments, tally.measured, tally.wall_s, tally.gpu_s, lag_ms, sum(bool(point.defects) for point in measured))
-    return measured_profile(runs, GOAL, Provenance("measured")), spent
+    return assembled(runs, GOAL, Provenance("measured")).profile, spent
 
 
 # ---- the reference ------------------------------------------------------------------------------------------------------------------------

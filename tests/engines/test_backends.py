@@ -73,7 +73,7 @@ class TestVllm:
         assert arguments("vllm", given, mapping, phase) == expected
 
     def test_the_prefill_limit_of_several_ranks_is_one_request_each(self):
-        assert "--max-num-seqs 8" in arguments("vllm", "--model m", DEP8, Phase.PREFILL)
+        assert "--max-num-seqs 1" in arguments("vllm", "--model m", DEP8, Phase.PREFILL)
 
     def test_experts_over_some_of_the_gpus_are_refused(self):
         with pytest.raises(

@@ -16,7 +16,6 @@ from sla_planner.report.sweep_wording import (
     flags_in_words,
     headline,
     infeasible,
-    is_off,
     prefill_side,
     spelled,
     suggested_lines,
@@ -164,7 +163,7 @@ def test_differences_are_told_and_judged():
     assert difference_text(Comparison("TTFT", 100.0, 112.4)) == "TTFT: 12 % slower than the profile says"
     assert difference_text(Comparison("TTFT", 100.0, 80.0)) == "TTFT: 20 % faster than the profile says"
     assert difference_text(Comparison("TTFT", 100.0, 100.3)) == "TTFT: as the profile says"
-    assert [is_off(Comparison("x", 100.0, measured)) for measured in (84.0, 86.0, 114.0, 116.0)] == [True, False, False, True]
+    assert [Comparison("x", 100.0, measured).off for measured in (84.0, 86.0, 114.0, 116.0)] == [True, False, False, True]
 
 
 def test_verification_is_rounded_down_and_tells_the_worst():

@@ -17,10 +17,10 @@ from sla_planner.model.profile import (
 )
 from sla_planner.model.sla import Sla
 from sla_planner.sweep.assemble import (
+    assembled,
     candidates_of,
     decode_candidates,
     decode_measurement,
-    measured_profile,
     prefill_candidates,
     prefill_measurement,
 )
@@ -162,21 +162,21 @@ def test_only_points_of_the_goals_prompt_that_nothing_is_held_against_are_candid
 def test_the_most_throughput_per_gpu_within_the_promise_is_selected():
     """Twice the GPUs at 1.8 times the speed do less per GPU; with ITL 8 ms promised only they keep it."""
     runs = [usable(TP1), usable(TP2, speed=1.8)]
-    profile = measured_profile(runs, GOAL, Provenance("measured"))
+    profile = assembled(runs, GOAL, Provenance("measured")).profile
     assert (profile.selected_prefill, profile.selected_decode) == (TP1, TP1)
     tight = Goal(Sla(ttft_ms=60, itl_ms=8), 1000, 200)
-    profile = measured_profile(runs, tight, Provenance("measured"))
+    profile = assembled(runs, tight, Provenance("measured")).profile
     assert (profile.selected_prefill, profile.selected_decode) == (TP2, TP2)
     assert [curve.mapping for curve in profile.prefill] == [TP1, TP2]
 
 
 def test_a_promise_that_nobody_keeps_selects_the_nearest():
-    profile = measured_profile([usable(TP1), usable(TP2, speed=1.8)], Goal(Sla(1, 1), 1000, 200), Provenance())
+    profile = assembled([usable(TP1), usable(TP2, speed=1.8)], Goal(Sla(1, 1), 1000, 200), Provenance()).profile
     assert (profile.selected_prefill, profile.selected_decode) == (TP2, TP2)
 
 
 def test_engines_of_one_phase_are_profiled_for_that_phase():
-    profile = measured_profile([usable(TP2, phase=Phase.PREFILL), usable(TP1, phase=Phase.DECODE)], GOAL, Provenance())
+    profile = assembled([usable(TP2, phase=Phase.PREFILL), usable(TP1, phase=Phase.DECODE)], GOAL, Provenance()).profile
     assert [curve.mapping for curve in profile.prefill] == [TP2]
     assert [surface.mapping for surface in profile.decode] == [TP1]
 
@@ -184,7 +184,7 @@ def test_engines_of_one_phase_are_profiled_for_that_phase():
 def test_a_mapping_that_cannot_be_fitted_is_left_out_of_the_phase():
     """One trusted batch size says nothing about what a request costs."""
     half = run_of(*[prefill(isl, isl / 10, mapping=TP2) for isl in (500, 1000)], decode(1000, 1, 2, mapping=TP2), mapping=TP2)
-    profile = measured_profile([usable(TP1), half], GOAL, Provenance())
+    profile = assembled([usable(TP1), half], GOAL, Provenance()).profile
     assert [curve.mapping for curve in profile.prefill] == [TP1, TP2]
     assert [surface.mapping for surface in profile.decode] == [TP1]
 
@@ -193,7 +193,7 @@ def test_without_a_usable_mapping_the_points_own_words_are_told():
     failing = [decode(1000, batch, 10, defects=(f"1 of {batch} requests failed: HTTP 500",)) for batch in (1, 8)]
     run = run_of(*[prefill(isl, isl / 10) for isl in (500, 1000)], *failing)
     with pytest.raises(EngineError) as caught:
-        measured_profile([run], GOAL, Provenance())
+        assembled([run], GOAL, Provenance())
     assert caught.value.message == "no mapping has enough trusted decode points to be profiled: 1 of 8 requests failed: HTTP 500"
     assert caught.value.exit_code == 2
 
@@ -201,7 +201,7 @@ def test_without_a_usable_mapping_the_points_own_words_are_told():
 def test_without_a_trusted_point_at_the_goal_nothing_is_selected():
     points = [prefill(500, 50), prefill(1000, 100, defects=("the client itself ran 80 ms late",)), prefill(2000, 200)]
     with pytest.raises(EngineError, match="no mapping has a trusted prefill point at ISL 1000: the client itself ran 80 ms late"):
-        measured_profile([run_of(*points, decode(1000, 1, 10), decode(1000, 8, 17))], GOAL, Provenance())
+        assembled([run_of(*points, decode(1000, 1, 10), decode(1000, 8, 17))], GOAL, Provenance())
 
 
 def test_candidates_of_a_computed_profile_come_from_its_laws():

@@ -17,7 +17,7 @@ from sla_planner.errors import EngineError
 from sla_planner.model.gates import LITTLE_RANGE
 from sla_planner.model.profile import ParallelMapping, Provenance
 from sla_planner.model.sla import Sla
-from sla_planner.sweep.assemble import decode_candidates, decode_measurement, measured_profile
+from sla_planner.sweep.assemble import assembled, decode_candidates, decode_measurement
 from sla_planner.sweep.points import DecodeShape, PrefillShape
 from sla_planner.sweep.port import Deployment, Phase
 from sla_planner.traffic.prompt_form import PromptForm
@@ -132,7 +132,7 @@ def test_answers_that_end_early_are_told(engines, swept):
             "ended while they were measured" in defect or "no token" in defect or "no request made progress" in defect for defect in point.defects
         )
     with pytest.raises(EngineError, match="no mapping has enough trusted decode points to be profiled: ") as caught:
-        measured_profile(done.runs, done.sweep.goal, Provenance())
+        assembled(done.runs, done.sweep.goal, Provenance())
     assert caught.value.exit_code == 2
 
 

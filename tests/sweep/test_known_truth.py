@@ -28,7 +28,7 @@ from sla_planner.model.profile import (
 from sla_planner.model.sla import Sla
 from sla_planner.store.point_files import PointFiles
 from sla_planner.store.profile_files import write_profile_json
-from sla_planner.sweep.assemble import decode_measurement, measured_profile
+from sla_planner.sweep.assemble import assembled, decode_measurement
 from sla_planner.sweep.points import DecodeShape
 from sla_planner.sweep.port import Deployment, Phase
 from sla_planner.sweep.result import Goal
@@ -113,7 +113,7 @@ def few(points):
 
 
 def test_ten_points_give_the_curves_of_a_clean_engine(swept):
-    profile = measured_profile([swept()], GOAL, Provenance("measured"))
+    profile = assembled([swept()], GOAL, Provenance("measured")).profile
     curve, surface = profile.picked_prefill, profile.picked_decode
     assert surface.max_kv_tokens == KV_TOKENS
     assert fmean(itl_errors(surface)) < 0.04
@@ -123,7 +123,7 @@ def test_ten_points_give_the_curves_of_a_clean_engine(swept):
 
 
 def test_a_noisy_engine_gives_them_too(swept):
-    profile = measured_profile([swept("--noise", "0.05")], GOAL, Provenance("measured"))
+    profile = assembled([swept("--noise", "0.05")], GOAL, Provenance("measured")).profile
     assert fmean(itl_errors(profile.picked_decode)) < 0.06
     assert fmean(ttft_errors(profile.picked_prefill)) < 0.06
 

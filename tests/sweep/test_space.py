@@ -23,11 +23,11 @@ def labels(mappings):
 
 
 def dense(shape=UNKNOWN, backend="vllm", **hardware):
-    return search_space(backend, shape, Hardware(**hardware), moe=False)
+    return search_space(shape, Hardware(**hardware), moe=False, parallel=backend != "llamacpp")
 
 
 def moe(shape=UNKNOWN, both=False, **hardware):
-    return search_space("sglang", shape, Hardware(**hardware), moe=True, both=both)
+    return search_space(shape, Hardware(**hardware), moe=True, both=both)
 
 
 class TestCounts:
@@ -57,7 +57,7 @@ class TestCounts:
     def test_llama_cpp_runs_on_one(self):
         space = dense(backend="llamacpp", max_gpus=2)
         assert labels(space.prefill) == ["TP1"]
-        assert space.left_out == (("TP2", "llamacpp has no tensor or expert parallelism"),)
+        assert space.left_out == (("TP2", "the engine has no tensor or expert parallelism"),)
 
     def test_what_the_budget_does_not_hold_is_left_out(self):
         space = dense(budget_gpus=2, max_gpus=4)
@@ -173,7 +173,7 @@ def test_every_count_is_kept_or_left_out_with_a_reason(model, low, high, vram_gi
     hardware = Hardware(min_gpus=2**low, max_gpus=2**high, vram_gib=vram_gib)
     is_moe = shape(model).moe
     try:
-        space = search_space("vllm", shape(model), hardware, moe=is_moe, both=both)
+        space = search_space(shape(model), hardware, moe=is_moe, both=both)
     except UsageError:
         return
     counts = {2**power for power in range(low, high + 1)}

@@ -45,6 +45,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def parallel(self) -> bool:
+        """Whether it spreads over GPUs by tensor or expert parallelism."""
+        ...
+
+    @property
     def pages(self) -> tuple[str, ...]:
         """Pages of the server that tell its capacity."""
         ...

@@ -18,7 +18,8 @@ TIE = 0.01  # of the throughput: less than a measurement repeats by
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One operating point of one mapping. `latency_ms`: TTFT or ITL at the promised percentile; `typical_ms`: the median."""
+    """One operating point of one mapping. `latency_ms`: TTFT or ITL at the promised percentile; `typical_ms`: of a typical request, the median where
+    requests were seen."""
 
     mapping: ParallelMapping
     latency_ms: float

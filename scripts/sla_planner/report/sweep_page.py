@@ -19,7 +19,6 @@ from sla_planner.report.sweep_wording import (
     goal_text,
     headline,
     infeasible,
-    is_off,
     latency_text,
     percentile,
     role_in_words,
@@ -72,7 +71,7 @@ def html(result: SweepResult, pictures: Mapping[str, bytes], facts: Iterable[tup
                     latency_text(one.profile_ms),
                     latency_text(one.measured_ms),
                     difference_text(one).removeprefix(f"{one.what}: "),
-                    is_off(one),
+                    one.off,
                 )
                 for one in verified.comparisons
             ],
@@ -93,7 +92,7 @@ def html(result: SweepResult, pictures: Mapping[str, bytes], facts: Iterable[tup
 def _in_use(result: SweepResult, verified: Verification) -> str:
     if verified.inside < result.goal.promise.attainment * verified.requests or not verified.requests:
         return "in use the promise is missed" if verified.requests else "nothing was answered in use"
-    if any(is_off(one) for one in verified.comparisons):
+    if any(one.off for one in verified.comparisons):
         return "in use it differs from the profile"
     return VERIFIED
 

@@ -23,7 +23,7 @@ from sla_planner.plan.decision import Role
 from sla_planner.report.style import BLUE, INK, MISS, MUTED, WIDTH_IN, needs_matplotlib, png, styled
 from sla_planner.report.sweep_canvas import GREY, RING_POINTS, SAME_CONTEXT, Labels, Look, about, canvas, headings, key, looks, promise_line, scale
 from sla_planner.report.sweep_curves import decode_itl, decode_surface, decode_throughput, prefill_throughput, prefill_ttft
-from sla_planner.report.sweep_wording import Side, decode_side, is_off, latency_text, percentile, prefill_side, rate_text
+from sla_planner.report.sweep_wording import Side, decode_side, latency_text, percentile, prefill_side, rate_text
 from sla_planner.report.wording import share_inside
 from sla_planner.sweep.result import TOLERATED_DIFFERENCE, Comparison, SweepResult, Verification
 
@@ -223,7 +223,7 @@ def _room_for_names(ax: Axes, names: Sequence[str], height_in: float) -> None:
 
 
 def _bar(ax: Axes, row: int, one: Comparison) -> None:
-    off = is_off(one)
+    off = one.off
     share = 1 + one.difference
     style = {"facecolor": "white", "edgecolor": MISS, "hatch": "//////"} if off else {"facecolor": BLUE, "alpha": 0.75}
     ax.barh(row, share, height=0.5, linewidth=0.8 if off else 0, zorder=2, **style)

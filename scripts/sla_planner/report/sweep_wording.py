@@ -18,7 +18,7 @@ from sla_planner.model.selection import TIE, Candidate, Choice, choose
 from sla_planner.plan.decision import Role
 from sla_planner.report.terminal import table
 from sla_planner.report.wording import clock, promised_share, share_inside
-from sla_planner.sweep.result import TOLERATED_DIFFERENCE, Comparison, Cost, Goal, SweepResult, Verification
+from sla_planner.sweep.result import Comparison, Cost, Goal, SweepResult, Verification
 
 FLAG_WORDS = {
     Flag.LITTLE: "some requests were queueing: fewer ran at once than it claims",
@@ -207,11 +207,6 @@ def difference_text(comparison: Comparison) -> str:
     if percent == 0:
         return f"{comparison.what}: as the profile says"
     return f"{comparison.what}: {percent} % {'slower' if comparison.difference > 0 else 'faster'} than the profile says"
-
-
-def is_off(comparison: Comparison) -> bool:
-    """Whether profile and reality differ by more than is tolerated."""
-    return abs(comparison.difference) > TOLERATED_DIFFERENCE
 
 
 def flags_in_words(flags: Sequence[Flag], note: str = "") -> str:

@@ -22,7 +22,7 @@ SIZES = (1, 2)
 KV_TOKENS = 300_000  # of one GPU
 MOST_CONTEXT_TOKENS = 4096
 ISL_TOKENS, OSL_TOKENS = 1150, 200  # means of the recorded traffic
-PREFILL_POINTS, DECODE_POINTS = 4, 5
+PREFILL_POINTS, DECODE_POINTS = 4, 6
 
 
 def write_engines(path: Path) -> None:

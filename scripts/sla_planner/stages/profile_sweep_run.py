@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -26,6 +28,7 @@ from sla_planner.errors import InfeasibleError, InterruptedRun, PlannerError, Us
 from sla_planner.logs import setup
 from sla_planner.model.profile import ParallelMapping, Profile, Provenance
 from sla_planner.model.selection import choose
+from sla_planner.report.sweep_document import document
 from sla_planner.report.sweep_page import html
 from sla_planner.report.sweep_plots import pictures
 from sla_planner.report.sweep_progress import SweepProgress, plain_line
@@ -33,15 +36,15 @@ from sla_planner.report.sweep_wording import comparison_table, headline, infeasi
 from sla_planner.stages.sweep_sources import Source, pair_launcher, source_of
 from sla_planner.store.point_files import PointFiles
 from sla_planner.store.profile_files import PROFILE_JSON, write_json_twins, write_npz_tree, write_profile_json
-from sla_planner.sweep.assemble import candidates_of, decode_candidates, measured_profile, prefill_candidates
-from sla_planner.sweep.checkpoint import Checkpoint
+from sla_planner.sweep.assemble import assembled, candidates_of
+from sla_planner.sweep.checkpoint import Anew, Checkpoint
 from sla_planner.sweep.estimate import estimate
-from sla_planner.sweep.points import EngineFacts, Point
 from sla_planner.sweep.port import Deployment, Phase
-from sla_planner.sweep.result import Cost, Goal, Progress, SweepResult, Verification
+from sla_planner.sweep.result import Cost, Goal, Progress, SweepResult
 from sla_planner.sweep.runner import MappingRun, Sweep
 from sla_planner.sweep.verify import Pick, verify
 from sla_planner.sweep_config import SweepConfig
+from sla_planner.traffic import aiperf
 from sla_planner.traffic.client import allow_open_connections
 
 REPORT = "report.html"
@@ -59,10 +62,14 @@ def run(loaded: Loaded[SweepConfig]) -> None:
     for line in loaded.describe(defaults=False):
         log.info(line)
     source = source_of(config)
+    if config.aiperf and shutil.which(aiperf.PROGRAM) is None:
+        raise UsageError("aiperf is not on PATH", hint="pip install aiperf, best into an environment of its own, or leave --aiperf out")
     deployments = source.space.deployments(separate_phases=config.separate_phases)
     for label, reason in source.space.left_out:
         log.info("Left out: %s: %s", label, reason)
-    if source.launcher is not None or config.dgd is not None:
+    if config.use_ai_configurator:
+        log.info("The profile is computed%s", "; the mappings that it picks are then measured and correct it" if config.source else "")
+    else:
         for line in estimate(source.space, config.goal(), config.estimate_options()).lines():
             log.info(line)
     if config.dry_run:
@@ -99,7 +106,7 @@ class _Run:
         self.config, self.source, self.loaded = loaded.config, source, loaded
         self.goal: Goal = self.config.goal()
         self.measured = 0
-        self._checkpoint: Checkpoint = _Anew(points) if self.config.force_rerun else points
+        self._checkpoint: Checkpoint = Anew(points) if self.config.force_rerun else points
 
     async def result(self, deployments: Sequence[Deployment]) -> SweepResult:
         """Measured or computed, picked, verified; all files written."""
@@ -113,10 +120,8 @@ class _Run:
 
     async def _online(self, deployments: Sequence[Deployment], tell: Callable[[Progress], None]) -> SweepResult:
         runs, sweep = await self._sweep(deployments, tell)
-        profile = measured_profile(runs, self.goal, self._provenance(runs, "measured"))
-        of_prefill = [run for run in runs if run.deployment.phase is not Phase.DECODE]
-        of_decode = [run for run in runs if run.deployment.phase is not Phase.PREFILL]
-        return self._picked(profile, prefill_candidates(of_prefill, self.goal), decode_candidates(of_decode, self.goal), runs, sweep)
+        found = assembled(runs, self.goal, self._provenance(runs, "measured"))
+        return self._picked(found.profile, found.prefill, found.decode, runs, sweep)
 
     async def _offline(self, tell: Callable[[Progress], None]) -> SweepResult:
         """Computed; corrected with measured points of the mappings that it would pick, where engines can be started."""
@@ -131,7 +136,7 @@ class _Run:
                 backend=config.backend,
                 prefill=space.prefill,
                 decode=space.decode,
-                max_context_tokens=config.max_context_length or 0,
+                max_context_tokens=config.max_context_length or self.source.shape.max_context_tokens or 0,
                 backend_version=config.aic_backend_version or "",
                 kv_cache_type=config.aic_kv_cache_type or "",
             )
@@ -144,10 +149,10 @@ class _Run:
         if config.endpoint is not None:
             mappings = dict.fromkeys((space.prefill[0],))
         runs, sweep = await self._sweep([Deployment(mapping) for mapping in mappings], tell)
-        measured = measured_profile(runs, self.goal, self._provenance(runs, "measured"))
+        measured = assembled(runs, self.goal, self._provenance(runs, "measured")).profile
         profile = calibrated(computed.profile, measured)
         corrected = self._picked(profile, *candidates_of(profile, self.goal), runs, sweep)
-        return replace(corrected, left_out=result.left_out, warnings=(*computed.notes, *corrected.warnings))
+        return replace(corrected, left_out=(*computed.left_out, *corrected.left_out), warnings=(*computed.notes, *corrected.warnings))
 
     async def _sweep(self, deployments: Sequence[Deployment], tell: Callable[[Progress], None]) -> tuple[list[MappingRun], Sweep]:
         assert self.source.launcher is not None
@@ -196,11 +201,13 @@ class _Run:
             pair,
             self.config.output_dir / "aiperf" if self.config.aiperf else None,
         )
+        begun_s = time.monotonic()
         try:
-            verification: Verification = await verify(profile, self.goal, pick, self.config.prompt_form, doing)
+            result = replace(result, verification=await verify(profile, self.goal, pick, self.config.prompt_form, doing))
         except PlannerError as error:
-            return replace(result, warnings=(*result.warnings, f"the pick was not verified: {error}"))
-        return replace(result, verification=verification)
+            result = replace(result, warnings=(*result.warnings, f"the pick was not verified: {error}"))
+        wall_s, gpus = time.monotonic() - begun_s, profile.selected_decode.gpus + (profile.selected_prefill.gpus if pair else 0)
+        return replace(result, cost=replace(result.cost, wall_s=result.cost.wall_s + wall_s, gpu_hours=result.cost.gpu_hours + wall_s * gpus / 3600))
 
     def _provenance(self, runs: Sequence[MappingRun], source: str) -> Provenance:
         facts = runs[0].facts if runs else None
@@ -215,6 +222,7 @@ class _Run:
 
     def _write_profile(self, result: SweepResult) -> None:
         folder = self.config.output_dir
+        (folder / PROFILE_JSON).unlink(missing_ok=True)  # readers prefer it: it must not stand beside newer arrays
         write_npz_tree(result.profile, folder)
         write_json_twins(result.profile, folder)
         write_profile_json(result.profile, folder / PROFILE_JSON)  # last: a folder with a profile.json has a whole profile
@@ -237,28 +245,6 @@ def _doubts(run: MappingRun) -> list[str]:
     if len(doubted) <= DOUBTFUL_SHARE * len(run.points):
         return []
     return [f"{run.deployment.label}: {len(doubted)} of {len(run.points)} points are not trusted, the last because {doubted[-1].defects[-1]}"]
-
-
-class _Anew:
-    """A checkpoint that forgets what earlier runs measured."""
-
-    def __init__(self, points: PointFiles) -> None:
-        self._points = points
-        self._own: set[str] = set()
-
-    def facts(self, key: str) -> EngineFacts | None:
-        return self._points.facts(key) if key in self._own else None
-
-    def point(self, key: str) -> Point | None:
-        return self._points.point(key) if key in self._own else None
-
-    def save_facts(self, key: str, facts: EngineFacts) -> None:
-        self._own.add(key)
-        self._points.save_facts(key, facts)
-
-    def save_point(self, key: str, point: Point) -> None:
-        self._own.add(key)
-        self._points.save_point(key, point)
 
 
 def _write_all(folder: Path, files: dict[str, str]) -> None:
@@ -284,52 +270,13 @@ def _tell(result: SweepResult, config: SweepConfig) -> None:
         for warning in result.verification.warnings:
             log.warning("In use: %s", warning)
     if config.json_output:
-        click.echo(json.dumps(_document(result, config)))
+        click.echo(json.dumps(document(result) | {"output_dir": str(config.output_dir)}))
     else:
         click.echo(f"\n{comparison_table(result)}\n\n{headline(result)}\nReport: {config.output_dir / REPORT}\n")
         click.echo("\n".join(suggested_lines(result)))
     if not result.feasible:
         message, hint = infeasible(result)
         raise InfeasibleError(message, hint=hint)
-
-
-def _document(result: SweepResult, config: SweepConfig) -> dict[str, object]:
-    sides = {"prefill": result.prefill, "decode": result.decode}
-    return {
-        "feasible": result.feasible,
-        **{
-            phase: {
-                "mapping": choice.nearest.mapping.label,
-                "gpus": choice.nearest.mapping.gpus,
-                "kept": choice.picked is not None,
-                "latency_ms": choice.nearest.latency_ms,
-                "throughput_per_gpu": choice.nearest.throughput_per_gpu,
-                "at": choice.nearest.at,
-            }
-            for phase, choice in sides.items()
-        },
-        "verification": None
-        if result.verification is None
-        else {
-            "requests": result.verification.requests,
-            "inside": result.verification.inside,
-            "failed": result.verification.failed,
-            "comparisons": [
-                {"what": one.what, "profile_ms": one.profile_ms, "measured_ms": one.measured_ms} for one in result.verification.comparisons
-            ],
-            "warnings": list(result.verification.warnings),
-        },
-        "cost": {
-            "wall_s": result.cost.wall_s,
-            "gpu_hours": result.cost.gpu_hours,
-            "deployments": result.cost.deployments,
-            "measured": result.cost.measured,
-            "reused": result.cost.reused,
-        },
-        "left_out": dict(result.left_out),
-        "warnings": list(result.warnings),
-        "output_dir": str(config.output_dir),
-    }
 
 
 def _progress(config: SweepConfig) -> AbstractContextManager[Callable[[Progress], None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,14 +55,16 @@ class Source:
 def source_of(config: SweepConfig) -> Source:
     """What `config` asks for. Raises `UsageError` for a file, backend or template that cannot be used, or when no mapping is left."""
     engine = backend(config.backend)
+    if config.endpoint is not None and config.model is None:
+        config = config.model_copy(update={"model": _served(config.endpoint)})  # another model behind the same address is another engine
     shape = _shape(config)
     goal = config.goal()
-    space = search_space(config.backend, shape, config.hardware(), moe=_has_experts(config, shape))
+    space = search_space(shape, config.hardware(), moe=_has_experts(config, shape), parallel=engine.parallel)
     if config.endpoint is not None:  # one engine that does both, whatever it is
         space = SearchSpace(space.prefill[:1], space.prefill[:1], space.left_out)
-    _check_template(config, space)
     longest = config.max_context_length or shape.max_context_tokens or CONTEXT_OF_GOAL * (goal.isl_tokens + goal.osl_tokens)
     launcher, manifests = _launcher(config, engine, space)
+    _check_template(launcher, space)
     return Source(engine, shape, space, longest, launcher, manifests)
 
 
@@ -92,13 +95,17 @@ def _launcher(config: SweepConfig, engine: Backend, space: SearchSpace) -> tuple
     return launcher, lambda deployments: dict(launcher.manifest(deployment) for deployment in deployments)
 
 
-def _check_template(config: SweepConfig, space: SearchSpace) -> None:
-    mappings = set(space.prefill) | set(space.decode)
-    if config.engine_command is None or len(mappings) == 1:
+def _check_template(launcher: Launcher | None, space: SearchSpace) -> None:
+    if launcher is None:
         return
-    if not any(f"{{{name}}}" in config.engine_command for name in ("tp", "gpus", "dp", "ep")):
-        labels = ", ".join(sorted(mapping.label for mapping in mappings))
-        raise UsageError(f"--engine-command starts the same engine for {labels}", hint="put {tp} where its GPU count goes, or give --max-num-gpus 1")
+    by_source: dict[str, str] = {}
+    for deployment in space.deployments():
+        source = launcher.identity(Deployment(deployment.mapping)).source
+        if by_source.setdefault(source, deployment.mapping.label) != deployment.mapping.label:
+            labels = f"{by_source[source]} and {deployment.mapping.label}"
+            raise UsageError(
+                f"--engine-command starts the same engine for {labels}", hint="put {tp} where its GPU count goes, or give --max-num-gpus 1"
+            )
 
 
 def _derived(config: SweepConfig, engine: Backend, deployments: Sequence[Deployment]) -> dict[str, str]:
@@ -132,6 +139,12 @@ def _shape(config: SweepConfig) -> ModelShape:
             raise UsageError(f"{file} is no model config", hint="give the model's config.json or its folder")
         shape = ModelShape.from_hf_config(document)
     return shape if config.model_size_gib is None else shape.weighing(config.model_size_gib)
+
+
+def _served(url: str) -> str | None:
+    from sla_planner.traffic.client import served_models
+
+    return next(iter(asyncio.run(served_models(url))), None)
 
 
 def _has_experts(config: SweepConfig, shape: ModelShape) -> bool:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -35,6 +37,15 @@ from sla_planner.sweep.points import DecodeSeen, DecodeShape, Point, PrefillSeen
 from sla_planner.sweep.port import Phase
 from sla_planner.sweep.result import Goal
 from sla_planner.sweep.runner import MappingRun
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """`profile`: the best mappings selected, the nearest to the promise where none keeps it. Candidates are of its mappings alone."""
+
+    profile: Profile
+    prefill: tuple[Candidate, ...]
+    decode: tuple[Candidate, ...]
 
 
 def prefill_measurement(run: MappingRun) -> PrefillMeasurement:
@@ -106,12 +117,12 @@ def decode_candidates(runs: Sequence[MappingRun], goal: Goal) -> list[Candidate]
             if (seen.context_tokens, seen.mean_ms) in trusted:
                 at = f"batch {shape.batch}, context {seen.context_tokens:.0f}"
                 throughput = seen.tokens / seen.window_s / mapping.gpus
-                candidates.append(Candidate(mapping, _percentile(seen.itl_ms, goal), seen.mean_ms, throughput, at, shape.batch))
+                candidates.append(Candidate(mapping, _percentile(seen.itl_ms, goal), median(seen.itl_ms), throughput, at, shape.batch))
     return candidates
 
 
-def measured_profile(runs: Sequence[MappingRun], goal: Goal, provenance: Provenance) -> Profile:
-    """All mappings that can be fitted, the best ones selected (the nearest to the promise where none keeps it).
+def assembled(runs: Sequence[MappingRun], goal: Goal, provenance: Provenance) -> Assembled:
+    """All mappings that can be fitted, and what there is to pick from among them.
 
     Raises `EngineError` when no mapping of a phase has enough trusted points, with what its points suffer from.
     """
@@ -132,13 +143,14 @@ def measured_profile(runs: Sequence[MappingRun], goal: Goal, provenance: Provena
             raise EngineError(
                 f"no mapping has a trusted {phase} point at ISL {goal.isl_tokens}: {_complaint(runs, phase)}", hint="see points/ and the engine's log"
             )
-    return Profile(
+    profile = Profile(
         prefill=tuple(prefill_measurement(run) for run in prefill.values()),
         decode=tuple(decode_measurement(run) for run in decode.values()),
         selected_prefill=choose(of_prefill, goal.promise.ttft_ms).nearest.mapping,
         selected_decode=choose(of_decode, goal.promise.itl_ms).nearest.mapping,
         provenance=provenance,
     )
+    return Assembled(profile, tuple(of_prefill), tuple(of_decode))
 
 
 def candidates_of(profile: Profile, goal: Goal) -> tuple[list[Candidate], list[Candidate]]:

@@ -52,3 +52,25 @@ def _key(identity: EngineIdentity, deployment: Deployment, shape: Shape | None, 
         **({"prompts": form} if form else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+class Anew:
+    """A checkpoint that forgets what earlier runs measured, and keeps what this one measures."""
+
+    def __init__(self, kept: Checkpoint) -> None:
+        self._kept = kept
+        self._own: set[str] = set()
+
+    def facts(self, key: str) -> EngineFacts | None:
+        return self._kept.facts(key) if key in self._own else None
+
+    def point(self, key: str) -> Point | None:
+        return self._kept.point(key) if key in self._own else None
+
+    def save_facts(self, key: str, facts: EngineFacts) -> None:
+        self._own.add(key)
+        self._kept.save_facts(key, facts)
+
+    def save_point(self, key: str, point: Point) -> None:
+        self._own.add(key)
+        self._kept.save_point(key, point)

@@ -8,7 +8,7 @@ points x_i (rows of the design matrix, each divided by its latency, because erro
 A few points that span the range come first; after that the candidate with the largest se is measured, until none is above `UNCERTAIN` or the budget
 is spent. A clean engine needs no more than the first points; a noisy one, or one that does not follow the law, gets more where it matters.
 
-    prefill   ISL: shortest, the goal's, longest, and the widest gap (on a logarithmic scale) filled once
+    prefill   ISL: shortest, the goal's, longest, and the widest gap (on a logarithmic scale) filled
     decode    at the goal's context: one request, a few, and the batch at which the promise is about to break (the operating point); at the
               shortest context: the batch that uses up the promise there; at the longest: half of what fits without leaving it far behind
 
@@ -94,7 +94,8 @@ class DecodeKnown:
 
 def longest_isl(limits: Limits) -> int:
     """The longest prompt worth measuring: it leaves room for an answer, and one fits the KV cache with it."""
-    return max(min(limits.max_context_tokens, int(KV_MARGIN * limits.max_kv_tokens)) - LEAST_TOKENS, limits.max_context_tokens // 2, 1)
+    room = min(limits.max_context_tokens, int(KV_MARGIN * limits.max_kv_tokens))
+    return max(room - LEAST_TOKENS, room // 2, 1)
 
 
 def first_prefill(goal: Goal, limits: Limits) -> list[PrefillShape]:

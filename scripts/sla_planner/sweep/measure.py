@@ -9,7 +9,8 @@ Prefill, several prompts at once: a closed loop, WAVES times the concurrency; th
 others, so both count for the throughput but not for TTFT.
 
 Decode: requests are held in flight (traffic/held.py), KV is filled once per context, and batch after batch is measured over windows of WINDOW_STEPS
-tokens until two windows agree within AGREE. Nothing waits for answers to end, so a point costs its window and the prompts that it adds.
+tokens until two windows agree within AGREE, MOST_WINDOWS at most. Nothing waits for answers to end, so a point costs its window and the prompts that
+it adds.
 
 What makes a point untrustworthy becomes a defect of the point, never an exception: failed requests, lengths other than asked, a batch that did not
 all run, a client that was itself late. Every prompt is random, so no prefix cache answers in place of prefill.
@@ -27,12 +28,14 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from sla_planner.errors import EngineError
 from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep.points import DecodeSeen, DecodeShape, Point, PrefillSeen, PrefillShape, Shape
 from sla_planner.traffic.client import RequestRecord, Server, StreamingClient
 from sla_planner.traffic.held import BatchWindow, Growth, HeldBatch
 from sla_planner.traffic.probe import calibrated, wrong_lengths
 from sla_planner.traffic.prompt_form import PromptForm
+from sla_planner.traffic.prompts import WORDS_OFF_SHARE, WORDS_OFF_TOKENS
 from sla_planner.traffic.replay import closed_loop
 from sla_planner.traffic.trace import Trace
 
@@ -44,14 +47,15 @@ WAVES = 4
 WINDOW_STEPS, MOST_STEPS = 24, 96
 WINDOW_S = 0.4  # a window of fast steps takes more of them
 AGREE = 0.03
+UNSETTLED = 0.1  # more than this between the last two of MOST_WINDOWS, and the point is not trusted
 MOST_WINDOWS = 3
-WORDS_OFF_SHARE, WORDS_OFF_TOKENS = 0.02, 5  # of ISL: what is left of a round of words (traffic/prompts.py)
 LATE_SHARE, LATE_MS = 0.25, 10.0  # of TTFT: a client this late measures itself
 BEHIND_SHARE, BEHIND_EVENTS = 0.5, 1.5  # of ITL, and events waiting for each read: a client behind its engine has both
 CACHED_SHARE = 0.05  # of the prompts' tokens
 GROW_LIMIT_S = 900.0
 WINDOW_LIMIT_S = 300.0
 _MEAN_RANGE = {2: 1.128, 3: 1.693, 4: 2.059}  # of n normal values, in sigmas
+REQUEST_TIMEOUT_S = 1800.0
 _ONLY = "only "  # begins what is said of a batch that did not all run
 
 
@@ -85,7 +89,10 @@ class Measurer:
     async def prefill(self, shape: PrefillShape) -> Point:
         """TTFT at one prompt length, alone or among `shape.concurrency`."""
         begun_s = time.perf_counter()
-        client = await self.clients.of(shape.isl_tokens)
+        try:
+            client = await self.clients.of(shape.isl_tokens)
+        except EngineError as error:
+            return self._point(shape, begun_s, [str(error)])
         await client.send(shape.isl_tokens, 1)
         seen, defects = await (_alone(client, shape) if shape.concurrency == 1 else _queued(client, shape))
         return self._point(shape, begun_s, defects, prefill=seen)
@@ -132,7 +139,7 @@ class Staircase:
             windows.append(await self._window(_steps(windows[-1])))
         last = windows[-1] if not windows[-1].ended or len(windows) == 1 else windows[-2]
         self.spent = bool(windows[-1].ended)
-        if not last.itl_ms:
+        if not last.itl_ms or not last.window_s:
             return self._measurer._point(shape, begun_s, [*_not_started(growth, batch), f"no token within {WINDOW_LIMIT_S:g} s"])
         seen = DecodeSeen(last.running, last.context_tokens, last.itl_ms, last.tokens, last.window_s, last.client_lag_ms)
         defects = [*_not_started(_with_late_ones(growth, last), batch), *_behind(last)]
@@ -140,6 +147,9 @@ class Staircase:
             defects.append(f"{len(last.failed)} of {batch} requests failed: {last.failed[-1]}")
         elif last.ended:
             defects.append(f"{last.ended} of {batch} requests ended while they were measured")
+        elif not _settled(windows, within=UNSETTLED):
+            means = " and ".join(f"{float(np.mean(window.itl_ms)):.4g}" for window in windows[-2:])
+            defects.append(f"ITL does not settle: {means} ms in windows that follow each other")
         return self._measurer._point(shape, begun_s, defects, decode=seen)
 
     async def _window(self, steps: int) -> BatchWindow:
@@ -150,14 +160,14 @@ async def _alone(client: StreamingClient, shape: PrefillShape) -> tuple[PrefillS
     begun_s = time.perf_counter()
     records: list[RequestRecord] = []
     lag_ms = 0.0
-    while len(records) < LEAST_REPEATS or not _enough(records, time.perf_counter() - begun_s):
+    while not _enough(records, time.perf_counter() - begun_s):
         run = await closed_loop(client, _requests(shape.isl_tokens, 1), 1)
         records += run.records
         lag_ms = max(lag_ms, run.client_lag_ms)
     ttft_ms = _whole_ttft_ms(records)
     if not ttft_ms:
         return None, _failures(records)
-    defects = [*_failures(records), *_wrong_lengths(records), *_late(lag_ms, float(np.median(ttft_ms)))]
+    defects = [*_failures(records), *_wrong_lengths(records), *cached_prompts(records), *_late(lag_ms, float(np.median(ttft_ms)))]
     if (error := spread(ttft_ms)) > UNSTEADY:
         defects.append(f"TTFT of {len(ttft_ms)} requests lies between {min(ttft_ms):.4g} and {max(ttft_ms):.4g} ms: +-{error:.0%} of the median")
     seen = PrefillSeen(_prompt_tokens(records, shape), tuple(ttft_ms), time.perf_counter() - begun_s, lag_ms)
@@ -171,7 +181,12 @@ async def _queued(client: StreamingClient, shape: PrefillShape) -> tuple[Prefill
     ttft_ms = _whole_ttft_ms(by_end[shape.concurrency : count - shape.concurrency])
     if not ttft_ms:
         return None, _failures(run.records)
-    defects = [*_failures(run.records), *_wrong_lengths(run.records), *_late(run.client_lag_ms, float(np.median(ttft_ms)))]
+    defects = [
+        *_failures(run.records),
+        *_wrong_lengths(run.records),
+        *cached_prompts(run.records),
+        *_late(run.client_lag_ms, float(np.median(ttft_ms))),
+    ]
     # Throughput is that of the whole run: the engine is busy to its end. `wall_s` is scaled to the requests that are kept.
     wall_s = run.wall_s * len(ttft_ms) / max(sum(not record.error for record in run.records), 1)
     return PrefillSeen(_prompt_tokens(run.records, shape), tuple(ttft_ms), wall_s, run.client_lag_ms), defects
@@ -200,7 +215,9 @@ def _enough(records: Sequence[RequestRecord], took_s: float) -> bool:
     ttft_ms = _whole_ttft_ms(records)
     if len(records) >= MOST_REPEATS or len(ttft_ms) < len(records) >= LEAST_REPEATS + 1:
         return True
-    return len(ttft_ms) >= 2 and (took_s > LONG_S or spread(ttft_ms) <= STEADY)
+    if took_s > LONG_S:
+        return len(records) >= 2
+    return len(records) >= LEAST_REPEATS and len(ttft_ms) >= 2 and spread(ttft_ms) <= STEADY
 
 
 def spread(values: Sequence[float]) -> float:
@@ -280,15 +297,15 @@ def _ended(growth: Growth, batch: int) -> int:
     return max(batch - growth.running - growth.waiting - len(growth.failed), 0)
 
 
-def _settled(windows: Sequence[BatchWindow]) -> bool:
-    """Whether the last window says what the one before it said, or was long enough to be believed alone."""
+def _settled(windows: Sequence[BatchWindow], within: float = AGREE) -> bool:
+    """Whether the last window says what the one before it said."""
     last = windows[-1]
     if not last.itl_ms:
         return True
     if len(windows) == 1:
         return False
     before = float(np.mean(windows[-2].itl_ms)) if windows[-2].itl_ms else 0.0
-    return abs(float(np.mean(last.itl_ms)) - before) <= AGREE * before
+    return abs(float(np.mean(last.itl_ms)) - before) <= within * before
 
 
 def _steps(window: BatchWindow) -> int:

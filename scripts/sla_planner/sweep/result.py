@@ -40,6 +40,11 @@ class Comparison:
         """Measured over profile, less 1: 0.2 = a fifth slower than the profile says."""
         return self.measured_ms / self.profile_ms - 1
 
+    @property
+    def off(self) -> bool:
+        """Whether profile and reality differ by more than is tolerated."""
+        return abs(self.difference) > TOLERATED_DIFFERENCE
+
 
 @dataclass(frozen=True, slots=True)
 class Verification:

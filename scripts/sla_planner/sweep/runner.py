@@ -23,7 +23,7 @@ from sla_planner.sweep import design
 from sla_planner.sweep.capacity import implausible, unexplained
 from sla_planner.sweep.checkpoint import Checkpoint, facts_key, point_key
 from sla_planner.sweep.design import DecodeKnown, Limits, PrefillKnown
-from sla_planner.sweep.measure import Clients, Measurer, capped, measured_again
+from sla_planner.sweep.measure import REQUEST_TIMEOUT_S, Clients, Measurer, capped, measured_again
 from sla_planner.sweep.points import DecodeShape, EngineFacts, Point, PrefillShape, Shape
 from sla_planner.sweep.port import Capacity, Deployment, Launcher, Phase, RunningEngine
 from sla_planner.sweep.result import Goal, Progress
@@ -35,7 +35,7 @@ from sla_planner.traffic.prompt_form import PromptForm
 EXPECTED_PREFILL, EXPECTED_DECODE = 5, 5  # points of a clean engine
 HOPELESS = 3  # points in a row without a single answer
 STARTS = 2  # of an engine whose failure may pass
-CORNER_AIMS = 2
+CORNERS, CORNER_AIMS = 2, 2
 OVERFILL = 1.3  # of the KV cache, to see whether it is the limit
 GIVEN = "given"  # where a KV capacity comes from that the user told
 
@@ -50,7 +50,6 @@ class Options:
     prompt_form: PromptForm | None = None
     max_kv_tokens: int | None = None
     kv_estimate: Callable[[Deployment], int | None] = lambda _: None
-    request_timeout_s: float = 1800.0
     seed: int | None = None  # of prompts: a fixed one sends the same prompts again, which an engine may have cached
 
 
@@ -136,10 +135,10 @@ class _Mapping:
         self.warnings: list[str] = []
         self._engine: StartedEngine | None = None
         self._stack = AsyncExitStack()
+        self._started_s: float | None = None
         self._hopeless = 0
 
     async def measured(self) -> MappingRun:
-        began_s = time.monotonic()
         try:
             async with self._stack:
                 facts = await self._facts()
@@ -149,8 +148,8 @@ class _Mapping:
                     await self._decode(facts)
                     self._explain_limit(facts)
         finally:
-            if self._engine is not None:
-                self.sweep.tally.gpu_s += (time.monotonic() - began_s) * self.deployment.mapping.gpus
+            if self._started_s is not None:
+                self.sweep.tally.gpu_s += (time.monotonic() - self._started_s) * self.deployment.mapping.gpus
         return MappingRun(self.deployment, facts, tuple(self.points), tuple(self.warnings))
 
     # the engine
@@ -159,13 +158,13 @@ class _Mapping:
         """The engine, started now if it was not needed before."""
         if self._engine is None:
             self.sweep.tell(f"{self.deployment.label}: starting")
-            began_s = time.monotonic()
+            self._started_s = began_s = time.monotonic()
             self.sweep.tally.deployments += 1
             running = await self._stack.enter_async_context(self.sweep.launcher.engine(self.deployment))
             start_s = time.monotonic() - began_s
             options = self.sweep.options
             try:
-                server = Server(running.url, running.model, timeout_s=options.request_timeout_s)
+                server = Server(running.url, running.model, timeout_s=REQUEST_TIMEOUT_S)
                 probed = await probe(server, isl_tokens=self.sweep.goal.isl_tokens, form=options.prompt_form)
             except PlannerError:
                 self._check_alive("its first requests", running)
@@ -200,10 +199,12 @@ class _Mapping:
 
     async def _asked(self, engine: StartedEngine, given: int | None) -> EngineFacts:
         try:
-            capacity = await engine.running.capacity() if given is None else Capacity(given, GIVEN)
+            capacity = await engine.running.capacity()
         except PlannerError:
             self._check_alive("its first requests")
-            raise
+            if given is None:
+                raise
+            capacity = Capacity(given, GIVEN)
         read, probed = (capacity.max_kv_tokens, capacity.source, capacity.max_sequences), engine.probed
         return EngineFacts(engine.running.model, *read, probed.prompt_form, probed.tokens_per_event, engine.start_s)
 
@@ -235,19 +236,19 @@ class _Mapping:
                     await self._decode_point(shape, facts)
         for _ in range(design.AIMS):
             aimed = design.next_aim(goal, self._limits(facts), self._decode_known())
-            if aimed is None or aimed in self._of(DecodeShape):
+            if aimed is None or aimed in self._of(DecodeShape) or self._surface_points() >= most - CORNERS:
                 break
             await self._decode_point(aimed, facts)
         await self._check_capacity(facts)
         # A corner that showed a limit of the engine is aimed at anew, below the limit.
-        for _ in range(2 * CORNER_AIMS):
+        for _ in range(CORNERS * CORNER_AIMS):
             known, tried = self._decode_known(), self._of(DecodeShape)
             corners = [shape for shape in design.corners(goal, self._limits(facts), known) if shape not in tried]
             missing = [shape for shape in corners if all(point.shape.isl_tokens != shape.isl_tokens for point in known)]
-            if not missing:
+            if not missing or self._surface_points() >= most:
                 break
             await self._decode_point(missing[0], facts)
-        while len(self._of(DecodeShape)) < most:
+        while self._surface_points() < most:
             following = design.next_decode(goal, self._limits(facts), self._decode_known())
             if following is None or following in self._of(DecodeShape):
                 break
@@ -261,9 +262,12 @@ class _Mapping:
 
     async def _decode_point(self, shape: DecodeShape, facts: EngineFacts) -> None:
         async def measure() -> Point:
-            engine = await self._running()
-            limits = self._limits(facts)
-            staircase = await engine.staircase(shape, limits.max_tokens(shape.isl_tokens, max(limits.most_requests(shape.isl_tokens), shape.batch)))
+            engine, limits = await self._running(), self._limits(facts)
+            max_tokens = limits.max_tokens(shape.isl_tokens, max(limits.most_requests(shape.isl_tokens), shape.batch))
+            try:
+                staircase = await engine.staircase(shape, max_tokens)
+            except EngineError as error:  # no prompt of this length could be made
+                return Point(self.deployment.mapping, shape, defects=(str(error),))
             return await staircase.at(shape.batch)
 
         await self._point(shape, measure)
@@ -316,7 +320,7 @@ class _Mapping:
         goal, limits = self.sweep.goal, self._limits(facts)
         most = limits.most_requests(goal.isl_tokens)
         here = [point for point in self._decode_known() if point.shape == DecodeShape(goal.isl_tokens, most)]
-        if not here or facts.kv_source == GIVEN or limits.max_sequences == most:
+        if not here or facts.kv_source == GIVEN or most in (limits.max_sequences, design.MOST_REQUESTS):
             return
         beyond = DecodeShape(goal.isl_tokens, int(facts.max_kv_tokens / here[0].context_tokens * OVERFILL) + 1)
         held_tokens = await self._held_tokens(beyond, limits.max_tokens(goal.isl_tokens, most))
@@ -352,6 +356,10 @@ class _Mapping:
 
     def _of(self, kind: type[Shape]) -> list[Shape]:
         return [point.shape for point in self.points if isinstance(point.shape, kind) and getattr(point.shape, "concurrency", 1) == 1]
+
+    def _surface_points(self) -> int:
+        """Decode points that count against the budget: one that only showed a limit of the engine is none of its surface."""
+        return sum(isinstance(point.shape, DecodeShape) and not capped(point) for point in self.points)
 
     def _prefill_known(self) -> list[PrefillKnown]:
         return [

@@ -11,7 +11,7 @@
     MLP           intermediate size % TP = 0, and each part is whole quantisation blocks
     nodes         a dense engine over several nodes is left out (every layer's all-reduce would cross the network); an MoE engine is kept
 
-A rule whose numbers are not known does not apply. llama.cpp has neither TP nor EP: TP 1 alone.
+A rule whose numbers are not known does not apply. An engine with neither TP nor EP (llama.cpp): TP 1 alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from sla_planner.sweep.port import Deployment, Phase
 
 MEMORY_FRACTION = 0.9
 MOST_MOE_GPUS = 32
-_ONE_GPU_ONLY = frozenset({"llamacpp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class SearchSpace:
 class _Sieve:
     shape: ModelShape
     hardware: Hardware
-    backend: str
+    parallel: bool
     moe: bool
     memory: dict[ParallelMapping, str] = field(default_factory=dict)
     other: dict[ParallelMapping, str] = field(default_factory=dict)
@@ -79,8 +78,8 @@ class _Sieve:
         return tuple(kept)
 
     def _does_not_divide(self, mapping: ParallelMapping) -> str:
-        if self.backend in _ONE_GPU_ONLY and mapping.gpus > 1:
-            return f"{self.backend} has no tensor or expert parallelism"
+        if not self.parallel and mapping.gpus > 1:
+            return "the engine has no tensor or expert parallelism"
         return _attention_split(self.shape, mapping) or _expert_split(self.shape, mapping) or _mlp_split(self.shape, mapping)
 
     def _out_of_reach(self, mapping: ParallelMapping) -> str:
@@ -101,14 +100,14 @@ class _Sieve:
         return UsageError(f"no parallel mapping is left to measure: {reasons}", hint=hint)
 
 
-def search_space(backend: str, shape: ModelShape, hardware: Hardware, *, moe: bool, both: bool = False) -> SearchSpace:
-    """The mappings to measure. `both`: TEP and DEP of an MoE model for each phase.
+def search_space(shape: ModelShape, hardware: Hardware, *, moe: bool, parallel: bool = True, both: bool = False) -> SearchSpace:
+    """The mappings to measure. `parallel`: the engine spreads over GPUs at all; `both`: TEP and DEP of an MoE model for each phase.
 
     Raises `UsageError` when nothing is left for a phase, with the tightest reasons.
     """
     counts = _gpu_counts(hardware, MOST_MOE_GPUS if moe else hardware.gpus_per_node)
-    sieve = _Sieve(shape, hardware, backend, moe)
-    if moe and backend not in _ONE_GPU_ONLY:
+    sieve = _Sieve(shape, hardware, parallel, moe)
+    if moe and parallel:
         tep = [ParallelMapping(tp=n, ep=n) for n in counts]
         dep = [ParallelMapping(dp=n, ep=n) for n in counts]
         in_order = [mapping for pair in zip(tep, dep, strict=True) for mapping in pair]

@@ -22,14 +22,16 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 import numpy as np
 
+from sla_planner.errors import PlannerError
 from sla_planner.model.fitted import FittedDecode, FittedPrefill
 from sla_planner.model.profile import ParallelMapping, Profile
+from sla_planner.sweep.measure import REQUEST_TIMEOUT_S
 from sla_planner.sweep.port import Deployment, Launcher, RunningEngine
-from sla_planner.sweep.result import TOLERATED_DIFFERENCE, Comparison, Goal, Verification
+from sla_planner.sweep.result import Comparison, Goal, Verification
 from sla_planner.traffic import aiperf
 from sla_planner.traffic.aiperf import AiperfResult, AiperfShape
 from sla_planner.traffic.client import RequestRecord, Server, StreamingClient
@@ -42,7 +44,7 @@ from sla_planner.traffic.trace import Trace
 ALONE = 4  # requests one after the other
 LOAD = 0.8  # of the promised ITL
 BUSY = 0.5  # share of the time that prefill may take
-LIFETIMES = 3.0  # of a request, that the load lasts
+LIFETIMES = 3.0  # of a request, that the load lasts, if MOST_REQUESTS are enough for it
 LEAST_REQUESTS, MOST_REQUESTS = 12, 200
 
 
@@ -116,14 +118,20 @@ class _Check:
                 loaded = await replay(client, _trace(goal, count, load.rate_rps))
         how = "the picked pair" if pair else f"one {label} engine for both phases"
         verification = self._judged(prefill_mapping, alone, loaded, load, how)
+        if isinstance(second, PlannerError):
+            return replace(verification, warnings=(*verification.warnings, f"not measured by aiperf: {second}"))
         return verification if second is None else self._with_second(verification, prefill_mapping, second)
 
-    async def _by_aiperf(self, engine: RunningEngine, label: str) -> AiperfResult | None:
+    async def _by_aiperf(self, engine: RunningEngine, label: str) -> AiperfResult | PlannerError | None:
         if self.aiperf_dir is None:
             return None
         self.tell(f"verifying {label}: one request at a time, by aiperf")
         goal = self.goal
-        return await aiperf.measure(AiperfShape(engine.url, engine.model, goal.isl_tokens, goal.osl_tokens, requests=ALONE), self.aiperf_dir)
+        shape = AiperfShape(engine.url, engine.model, goal.isl_tokens, goal.osl_tokens, requests=ALONE, timeout_s=REQUEST_TIMEOUT_S)
+        try:
+            return await aiperf.measure(shape, self.aiperf_dir)
+        except PlannerError as error:  # ours stands without it
+            return error
 
     def _with_second(self, verification: Verification, prefill_mapping: ParallelMapping, second: AiperfResult) -> Verification:
         """`verification` with what aiperf says of single requests."""
@@ -153,8 +161,10 @@ class _Check:
     @contextlib.asynccontextmanager
     async def _client(self, launcher: Launcher, deployment: Deployment) -> AsyncIterator[tuple[RunningEngine, StreamingClient]]:
         async with launcher.engine(deployment) as engine:
-            probed = await probe(Server(engine.url, engine.model), isl_tokens=self.goal.isl_tokens, form=self.form)
+            server = Server(engine.url, engine.model, timeout_s=REQUEST_TIMEOUT_S)
+            probed = await probe(server, isl_tokens=self.goal.isl_tokens, form=self.form)
             async with StreamingClient(probed.server, seed=None) as client:
+                await client.send(self.goal.isl_tokens, self.goal.osl_tokens)  # the first of a shape may compile
                 yield engine, client
 
     def _judged(self, prefill_mapping: ParallelMapping, alone: Run, loaded: Run | None, load: Load | None, how: str) -> Verification:
@@ -172,7 +182,7 @@ class _Check:
             in_flight = _in_flight(loaded.records, steady)
             step_ms = decode.itl_ms(max(in_flight, 1.0), goal.context_tokens)
             under_way_ms = step_ms / 2 if load.prefill_share else 0.0
-            stalls_ms = _prefills_meanwhile(loaded.records, steady) * (ttft_ms or 0.0) if load.prefill_share else 0.0
+            stalls_ms = _prefills_meanwhile(loaded.records, steady) * _prefill_ms(self.profile, goal, prefill_mapping) if load.prefill_share else 0.0
             itl_ms = step_ms + stalls_ms / (goal.osl_tokens - 1)
             comparisons += [
                 *_compared(f"TTFT at {load.rate_rps:.3g} requests/s", ttft_ms and ttft_ms + under_way_ms, _ttft_ms(steady)),
@@ -192,9 +202,7 @@ class _Check:
 
 def even_load(profile: Profile, goal: Goal, prefill_mapping: ParallelMapping, *, pair: bool) -> Load | None:
     """The highest rate of the module's head; None when not even one request in flight keeps the promised ITL."""
-    decode, prefill = _decode(profile), _prefill(profile, prefill_mapping) or _prefill(profile, profile.selected_prefill)
-    assert prefill is not None
-    prefill_s = prefill.ttft_ms(goal.isl_tokens) / 1000
+    decode, prefill_s = _decode(profile), _prefill_ms(profile, goal, prefill_mapping) / 1000
     low, high, best = 0.0, BUSY / prefill_s, None
     for _ in range(40):
         rate = (low + high) / 2
@@ -259,17 +267,23 @@ def _differences(comparisons: Sequence[Comparison]) -> list[str]:
         f"{comparison.what}: {comparison.measured_ms:.4g} ms measured, {comparison.profile_ms:.4g} ms by the profile, "
         f"{100 * abs(comparison.difference):.0f} % {'slower' if comparison.difference > 0 else 'faster'}"
         for comparison in comparisons
-        if abs(comparison.difference) > TOLERATED_DIFFERENCE
+        if comparison.off
     ]
 
 
 def _compared(what: str, profile_ms: float | None, measured_ms: Sequence[float]) -> list[Comparison]:
-    return [Comparison(what, profile_ms, fmean(measured_ms))] if measured_ms and profile_ms is not None else []
+    return [Comparison(what, profile_ms, median(measured_ms))] if measured_ms and profile_ms is not None else []
 
 
 def _prefill(profile: Profile, mapping: ParallelMapping) -> FittedPrefill | None:
     """None for a mapping whose prefill was not measured."""
     return next((FittedPrefill(curve, mapping.gpus) for curve in profile.prefill if curve.mapping == mapping), None)
+
+
+def _prefill_ms(profile: Profile, goal: Goal, mapping: ParallelMapping) -> float:
+    """How long a prompt stops the engine; where its mapping was not measured for prefill, as long as it would stop the picked one."""
+    law = _prefill(profile, mapping) or FittedPrefill(profile.picked_prefill, profile.selected_prefill.gpus)
+    return law.ttft_ms(goal.isl_tokens)
 
 
 def _decode(profile: Profile) -> FittedDecode:

@@ -17,7 +17,6 @@ first token. An opening event that carries the role of a chat is no token; the e
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -125,8 +124,7 @@ class HeldBatch:
             await self._until_made(streams, max(steps, LEAST_GAPS * self._tokens_per_event), deadline_s)
         finally:
             measuring.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await measuring
+            await asyncio.wait([measuring])
         return _cut(streams, self._isl_tokens, self._tokens_per_event, lag.p99_ms)
 
     async def _until_made(self, streams: Sequence[_HeldStream], tokens: float, deadline_s: float) -> None:

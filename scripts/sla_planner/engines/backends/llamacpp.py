@@ -63,6 +63,7 @@ _FAMILY = MetricFamily(
 
 class Llamacpp:
     name = "llamacpp"
+    parallel = False
     families = (_FAMILY,)
     pages = ("/props",)
 

@@ -64,6 +64,7 @@ _FAMILY = MetricFamily(
 
 class Sglang:
     name = "sglang"
+    parallel = True
     families = (_FAMILY,)
     pages = ("/metrics",)
 

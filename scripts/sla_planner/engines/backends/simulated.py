@@ -17,6 +17,7 @@ _FAILURES = (rule(r"^(?:error|Error): (?!.*already in use).+", "engine-sim refus
 
 class Simulated:
     name = "simulated"
+    parallel = True
     families: tuple[MetricFamily, ...] = ()
     pages = ("/metrics",)
 

@@ -65,6 +65,7 @@ _FAMILY = MetricFamily(
 
 class Trtllm:
     name = "trtllm"
+    parallel = True
     families = (_FAMILY,)
     pages: tuple[str, ...] = ()
 
@@ -126,7 +127,7 @@ def _set_up(overrides: dict[str, Any], deployment: Deployment) -> None:
         cache = overrides.get("kv_cache_config")
         overrides["kv_cache_config"] = {**(cache if isinstance(cache, dict) else {}), "enable_block_reuse": deployment.phase is Phase.DECODE}
     if deployment.phase is Phase.PREFILL:
-        overrides["max_batch_size"] = deployment.mapping.dp
+        overrides["max_batch_size"] = 1  # of each rank
         overrides["max_num_tokens"] = TOKENS_PER_PREFILL_STEP
 
 

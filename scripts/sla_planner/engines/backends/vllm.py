@@ -62,6 +62,7 @@ _FAMILY = MetricFamily(
 
 class Vllm:
     name = "vllm"
+    parallel = True
     families = (_FAMILY,)
     pages = ("/metrics",)
 
@@ -77,7 +78,7 @@ class Vllm:
             line.switch_off(unwanted)
             line.switch_on(wanted)
         if deployment.phase is Phase.PREFILL:
-            line.set(("--max-num-seqs",), deployment.mapping.dp)
+            line.set(("--max-num-seqs",), 1)  # of each rank
             line.set(("--max-num-batched-tokens",), TOKENS_PER_PREFILL_STEP)
         return line.written()
 
