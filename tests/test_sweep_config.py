@@ -118,6 +118,10 @@ class TestLimits:
         assert sweep(ENDPOINT).hardware() == Hardware(1, 1, 8)
         assert sweep(ENDPOINT, min_num_gpus="4", max_num_gpus="4").hardware() == Hardware(4, 4, 8)
 
+    def test_a_process_has_the_gpus_of_one_machine(self):
+        assert sweep(max_num_gpus="16").hardware().max_gpus == 8
+        assert sweep(max_num_gpus="16", num_gpus_per_node="16").hardware().max_gpus == 16
+
     def test_the_hardware_is_as_said(self):
         given = {"min_num_gpus": "2", "max_num_gpus": "4", "num_gpus_per_node": "4", "vram_gib": "79.6", "max_gpus": "6"}
         assert sweep(**given).hardware() == Hardware(2, 4, 4, 79.6, 6)

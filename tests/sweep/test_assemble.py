@@ -181,6 +181,15 @@ def test_engines_of_one_phase_are_profiled_for_that_phase():
     assert [surface.mapping for surface in profile.decode] == [TP1]
 
 
+def test_what_cannot_be_fitted_is_no_candidate_however_fast():
+    """TP2 has one batch that is trusted, and it is the best of all: without a law of its own it cannot be planned with, so it is not picked."""
+    fast = run_of(*usable(TP2).points[:3], decode(1000, 8, 1.2, mapping=TP2), mapping=TP2)
+    found = assembled([usable(TP1), fast], GOAL, Provenance())
+    assert {candidate.mapping for candidate in found.decode} == {TP1}
+    assert found.profile.selected_decode == TP1
+    assert {candidate.mapping for candidate in found.prefill} == {TP1, TP2}
+
+
 def test_a_mapping_that_cannot_be_fitted_is_left_out_of_the_phase():
     """One trusted batch size says nothing about what a request costs."""
     half = run_of(*[prefill(isl, isl / 10, mapping=TP2) for isl in (500, 1000)], decode(1000, 1, 2, mapping=TP2), mapping=TP2)

@@ -70,6 +70,12 @@ def test_a_held_request_never_outgrows_the_context():
     assert Limits(4096, 10**6).max_tokens(4000, 200) == 96
 
 
+def test_the_longest_prompt_fits_the_kv_cache_too():
+    assert longest_isl(Limits(16384, 945_029)) == 16384 - 512
+    assert longest_isl(Limits(16384, 6000)) == 5820 - 512
+    assert longest_isl(Limits(16384, 600)) == 291
+
+
 # prefill
 
 

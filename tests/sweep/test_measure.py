@@ -58,6 +58,12 @@ def test_what_does_not_repeat_is_repeated_and_in_the_end_doubted(engines, measur
     assert defect.startswith("TTFT of 12 requests lies between ")
 
 
+def test_prompts_that_take_long_are_not_repeated_for_the_last_percent(engines, measuring, monkeypatch):
+    monkeypatch.setattr(measure, "LONG_S", 0.0)
+    point = measuring(engines(fleet={"noise": 1.0}), lambda measurer: measurer.prefill(PrefillShape(256)))
+    assert len(point.prefill.ttft_ms) == 2
+
+
 def test_several_prompts_at_once(engines, measuring, profile_with):
     """One batch serves them all: 4 * 512 tokens in 5 * (5 + 0.02*2048) = 230 ms at most, and two waves of four count."""
     point = measuring(engines(slowed(profile_with(), 5)), lambda measurer: measurer.prefill(PrefillShape(512, 4)))

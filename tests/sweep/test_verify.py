@@ -73,6 +73,13 @@ def test_there_is_no_load_where_a_single_request_breaks_the_promise():
     assert even_load(by_hand(), Goal(Sla(100, 12), 1000, 100), TP1, pair=True) is None
 
 
+def test_an_engine_whose_prefill_was_not_measured_is_taken_to_stop_as_long_as_the_picked_one():
+    """A decode pick of experts: its own prefill has no curve, but its prompts stop it all the same."""
+    known, unknown = even_load(by_hand(), BY_HAND, TP1, pair=False), even_load(by_hand(), BY_HAND, TP2, pair=False)
+    assert unknown == known
+    assert unknown.prefill_share > 0
+
+
 # engines
 
 
