@@ -149,7 +149,7 @@ class TestValues:
         ("template", "said"),
         [
             ("serve", "does not say where the port goes"),
-            ("serve {port} {tp}", "unknown placeholder {tp}; use {prefill_tp}, {decode_tp}, {port}, {model}"),
+            ("serve {port} {tp}", "unknown placeholder {tp}; use {port}, {model}, {prefill_tp}"),
             ("serve {port:5}", "unknown placeholder {port:5}"),
             ("serve {port} {", "a brace of the template is not closed"),
         ],

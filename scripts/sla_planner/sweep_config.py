@@ -21,7 +21,7 @@ from sla_planner.sweep.space import Hardware
 from sla_planner.traffic.prompt_form import PromptForm
 
 SOURCES = ("engine_command", "endpoint", "dgd")
-_PLACEHOLDERS = ("prefill_tp", "decode_tp", "port", "model")
+_PLACEHOLDERS = ("port", "model", *(f"{phase}_{size}" for phase in ("prefill", "decode") for size in ("tp", "dp", "ep", "gpus")))
 
 
 def _verify_command(template: str) -> str:
@@ -106,11 +106,11 @@ class SweepConfig(Config):
     separate_phases: Annotated[bool, Setting("start an engine for each phase also where one serves both")] = False
     force_rerun: Annotated[bool, Setting("measure again what an earlier sweep has measured")] = False
 
-    verify: Annotated[bool, Setting("in the end deploy the picked pair and compare it with its profile")] = True
+    verify: Annotated[bool, Setting("in the end put the picks to use and compare them with their profile")] = True
     verify_command: Annotated[
         Annotated[str, AfterValidator(_verify_command)] | None,
         Setting(
-            "command that starts the picked pair behind one port, with {port}, {prefill_tp}, {decode_tp} and {model} filled in",
+            "command that starts the picked pair behind one port, with {port}, {model}, {prefill_tp}, {decode_tp} (also _dp, _ep, _gpus) filled in",
             metavar="TEMPLATE",
             default="none",
         ),

@@ -72,7 +72,10 @@ def pair_launcher(config: SweepConfig, engine: Backend, prefill: ParallelMapping
     """What starts both picks behind one port, when the user said how."""
     if config.verify_command is None:
         return None
-    template = config.verify_command.replace("{prefill_tp}", str(prefill.tp)).replace("{decode_tp}", str(decode.tp))
+    template = config.verify_command
+    for phase, mapping in (("prefill", prefill), ("decode", decode)):
+        for size in ("tp", "dp", "ep", "gpus"):
+            template = template.replace(f"{{{phase}_{size}}}", str(getattr(mapping, size)))
     return ProcessLauncher(template, engine, model=config.model or "", ready_limit_s=config.ready_limit_s, log_dir=config.output_dir / "logs")
 
 
