@@ -31,7 +31,7 @@ BIN = Path(sys.executable).parent
 SHOWS = {
     "load-test": r"requests inside",
     "planner": r"Scaling prefill workers: 1 -> [2-9]",
-    "profile-sweep": r"(?s)Verified: 1?\d\d %.*Suggested prefill TP:1 \(TTFT .* ms, .*Suggested decode TP:1 \(ITL [4-8]\.",
+    "profile-sweep": r"(?s)In use: 1?\d\d %.*Suggested prefill TP:1 \(TTFT .* ms, .*Suggested decode TP:1 \(ITL [4-8]\.",
     "profile show": r"law error .* on average",
 }
 OTHER_COMMANDS = {"source", "cat"}

@@ -258,7 +258,7 @@ class TestRefused:
     def test_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for package in ("aisimulate_core", "aiconfigurator_core"):
             monkeypatch.setitem(sys.modules, package, None)
-        assert 'pip install "sla-planner[aic]"' in refused(QWEN)
+        assert 'pip install "aiconfigurator-core==0.12.*"' in refused(QWEN)
 
 
 def test_the_successor_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

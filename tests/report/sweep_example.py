@@ -131,6 +131,7 @@ def example(
         )
     )
     return SweepResult(
+        may_grow=True,
         goal=goal,
         profile=profile,
         prefill=prefill_choice,

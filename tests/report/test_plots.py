@@ -103,4 +103,4 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     spec = importlib.util.find_spec("sla_planner.report.plots")
     with pytest.raises(UsageError) as caught:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    assert str(caught.value) == "pictures need matplotlib, which is not installed; pip install 'sla-planner[plots]'"
+    assert str(caught.value) == "pictures need matplotlib, which is not installed; pip install matplotlib"

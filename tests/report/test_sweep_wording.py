@@ -87,7 +87,7 @@ def test_infeasible_names_the_nearest_and_every_way_out_that_is_measured(small):
     message, hint = infeasible(missed)
     assert message == "no mapping keeps TTFT 40 ms for 99 % of requests of 3,000 tokens in and 150 out: the nearest is 48.4 ms with TP4 (ISL 3000)"
     assert hint == (
-        "set --ttft 49, or promise it to fewer requests (--attainment; the median is 39.0 ms), "
+        "set --ttft 51, or promise it to fewer requests (--attainment; the median is 39.0 ms), "
         "or allow more than 4 GPUs per engine (--max-num-gpus), or ask for prompts of at most 2300 tokens (--isl)"
     )
 
@@ -96,8 +96,9 @@ def test_infeasible_tells_both_when_both_are_missed(impossible):
     message, hint = infeasible(impossible)
     assert message.startswith("no mapping keeps TTFT 10 ms for 99 % of requests")
     assert "; nor ITL 2 ms: the nearest is 2.1" in message
-    assert hint.startswith("set --ttft 21, or allow more than 8 GPUs per engine")
-    assert "; set --itl 2.2, or " in hint
+    assert hint.startswith("set --ttft 22, or allow more than 8 GPUs per engine")
+    assert "; set --itl 2.3, or " in hint
+    assert "--max-num-gpus" not in infeasible(replace(impossible, may_grow=False))[1]
     assert "\n" not in message + hint
 
 

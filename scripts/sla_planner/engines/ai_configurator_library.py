@@ -26,7 +26,7 @@ _LIBRARIES = (
     ("aisimulate_core", "AI Simulate", ("aisimulate-core", "aisimulate")),
     ("aiconfigurator_core", "AI Configurator", ("aiconfigurator-core",)),
 )
-_INSTALL = 'pip install "sla-planner[aic]" (Python 3.11 to 3.13)'
+_INSTALL = 'pip install "aiconfigurator-core==0.12.*" (Python 3.11 to 3.13)'
 REFUSALS = (  # how the library says no
     ArithmeticError,
     AssertionError,

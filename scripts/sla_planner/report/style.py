@@ -64,7 +64,7 @@ STYLE: dict[Any, Any] = {
 
 def needs_matplotlib() -> UsageError:
     """What to raise where it is not installed."""
-    return UsageError("pictures need matplotlib, which is not installed", hint="pip install 'sla-planner[plots]'")
+    return UsageError("pictures need matplotlib, which is not installed", hint="pip install matplotlib")
 
 
 @contextmanager

@@ -35,6 +35,7 @@ FLAG_RULES = {
 }
 SHORT_FLAG_WORDS = {Flag.LITTLE: "queued", Flag.NOT_MONOTONE: "not monotone", Flag.OUTLIER: "outlier", Flag.REPORTED: "not trusted"}
 _SHORTEST_ISL = 16
+HEADROOM = 1.05  # of a value to set: what was measured once is not met again to the last percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,17 @@ def headline(result: SweepResult) -> str:
     where = f"prefill and decode on {prefill.label}" if prefill == decode else f"prefill on {prefill.label} and decode on {decode.label}"
     promise = result.goal.promise
     by = "" if not computed(result) else ", as computed and not measured" if not result.points else ", as computed and corrected by measured points"
-    return f"TTFT {promise.ttft_ms:g} ms and ITL {promise.itl_ms:g} ms are kept by {where}{by}"
+    kept = f"TTFT {promise.ttft_ms:g} ms and ITL {promise.itl_ms:g} ms are kept by {where}{by}"
+    used = result.verification
+    if used is None or kept_in_use(result):
+        return kept
+    return f"{kept}; in use they were missed: {share_inside(used.inside, used.requests)} of {used.requests:,} requests inside"
+
+
+def kept_in_use(result: SweepResult) -> bool:
+    """Whether the pick kept the promise when it was verified."""
+    verified = result.verification
+    return verified is not None and verified.inside >= result.goal.promise.attainment * verified.requests
 
 
 def goal_text(goal: Goal) -> str:
@@ -229,10 +240,10 @@ def _cannot(side: Side) -> str:
 def _way_out(side: Side, result: SweepResult) -> str:
     """A looser promise always helps; the rest is named where the measurements say that it would."""
     near = side.choice.nearest
-    ways = [f"set {side.setting} {enough(near.latency_ms):g}"]
+    ways = [f"set {side.setting} {enough(HEADROOM * near.latency_ms):g}"]
     if near.typical_ms <= side.promised_ms:
         ways.append(f"promise it to fewer requests (--attainment; the median is {latency_text(near.typical_ms)})")
-    if near.mapping.gpus == max(candidate.mapping.gpus for candidate in side.candidates):
+    if result.may_grow and near.mapping.gpus == max(candidate.mapping.gpus for candidate in side.candidates):
         ways.append(f"allow more than {_count(near.mapping.gpus, 'GPU')} per engine (--max-num-gpus)")
     if side.role is Role.PREFILL and (shorter := _isl_that_holds(side, result)):
         ways.append(f"ask for prompts of at most {shorter} tokens (--isl)")

@@ -89,7 +89,7 @@ def run(output_dir: Path, seed: int, *, sweep: bool) -> None:
     _write(report, output_dir)
     click.echo(f"\n{headline(report)}\n")
     click.echo(table([(row.label, row.value, row.note) for row in summary(report)], ("what", "result", "compared")))
-    click.echo(f"\nReport: {output_dir / REPORT}")
+    click.echo(f"\nReport: {output_dir / REPORT}, of the sweep: {demo.profile / REPORT}")
     _judge(report)
 
 

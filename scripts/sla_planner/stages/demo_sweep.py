@@ -20,7 +20,7 @@ from sla_planner.store.profile_files import read_profile, sample_profile_dir, wr
 SLOWDOWN = 2.0
 SIZES = (1, 2)
 KV_TOKENS = 300_000  # of one GPU
-MOST_CONTEXT_TOKENS = 4096
+MOST_CONTEXT_TOKENS = 8192
 ISL_TOKENS, OSL_TOKENS = 1150, 200  # means of the recorded traffic
 PREFILL_POINTS, DECODE_POINTS = 4, 6
 

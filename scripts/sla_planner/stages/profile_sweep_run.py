@@ -67,13 +67,17 @@ def run(loaded: Loaded[SweepConfig]) -> None:
     deployments = source.space.deployments(separate_phases=config.separate_phases)
     for label, reason in source.space.left_out:
         log.info("Left out: %s: %s", label, reason)
+    if config.endpoint is not None:
+        log.info("The endpoint is taken for one engine at %s (--min-num-gpus says otherwise)", deployments[0].label)
     if config.use_ai_configurator:
-        log.info("The profile is computed%s", "; the mappings that it picks are then measured and correct it" if config.source else "")
+        then = "; those that it picks are then measured and correct it" if config.source else ", and no engine is started"
+        log.info("AI Configurator computes the profile of %s%s", ", ".join(deployment.label for deployment in deployments), then)
     else:
         for line in estimate(source.space, config.goal(), config.estimate_options()).lines():
             log.info(line)
     if config.dry_run:
-        _write_all(config.output_dir, source.manifests(deployments))
+        written = _write_all(config.output_dir, source.manifests(deployments))
+        click.echo(json.dumps({"written": written}) if config.json_output else "\n".join(written))
         return
     allow_open_connections()
     with PointFiles(config.output_dir / "points") as points:
@@ -93,8 +97,9 @@ def _until_stopped(sweep: _Run, deployments: Sequence[Deployment]) -> SweepResul
         try:
             return await task
         except asyncio.CancelledError:
-            tally = f"{sweep.measured} points measured" if sweep.measured else "nothing measured yet"
-            raise InterruptedRun(f"stopped, {tally}", hint="the same command goes on from here") from None
+            raise InterruptedRun(
+                f"stopped, {sweep.measured + sweep.reused} points are saved, {sweep.measured} of them new", hint="the same command goes on from here"
+            ) from None
 
     return asyncio.run(main())
 
@@ -105,7 +110,7 @@ class _Run:
     def __init__(self, loaded: Loaded[SweepConfig], source: Source, points: PointFiles) -> None:
         self.config, self.source, self.loaded = loaded.config, source, loaded
         self.goal: Goal = self.config.goal()
-        self.measured = 0
+        self.measured = self.reused = 0
         self._checkpoint: Checkpoint = Anew(points) if self.config.force_rerun else points
 
     async def result(self, deployments: Sequence[Deployment]) -> SweepResult:
@@ -119,7 +124,8 @@ class _Run:
         return result
 
     async def _online(self, deployments: Sequence[Deployment], tell: Callable[[Progress], None]) -> SweepResult:
-        runs, sweep = await self._sweep(deployments, tell)
+        sweep = self._sweep(tell)
+        runs = await sweep.run(deployments)
         found = assembled(runs, self.goal, self._provenance(runs, "measured"))
         return self._picked(found.profile, found.prefill, found.decode, runs, sweep)
 
@@ -145,24 +151,26 @@ class _Run:
         result = replace(result, left_out=(*result.left_out, *computed.left_out), warnings=(*result.warnings, *computed.notes))
         if self.source.launcher is None:
             return result
-        mappings = dict.fromkeys((result.prefill.nearest.mapping, result.decode.nearest.mapping))
-        if config.endpoint is not None:
-            mappings = dict.fromkeys((space.prefill[0],))
-        runs, sweep = await self._sweep([Deployment(mapping) for mapping in mappings], tell)
-        measured = assembled(runs, self.goal, self._provenance(runs, "measured")).profile
-        profile = calibrated(computed.profile, measured)
-        corrected = self._picked(profile, *candidates_of(profile, self.goal), runs, sweep)
-        return replace(corrected, left_out=(*computed.left_out, *corrected.left_out), warnings=(*computed.notes, *corrected.warnings))
+        sweep, runs, tried = self._sweep(tell), [], set()
+        picks = [space.prefill[0]] if config.endpoint is not None else _picks(result)
+        while picks:  # a correction may move the pick to a mapping that was not measured yet
+            tried |= set(picks)
+            runs += await sweep.run([Deployment(mapping) for mapping in picks])
+            measured = assembled(runs, self.goal, self._provenance(runs, "measured")).profile
+            profile = calibrated(computed.profile, measured)
+            result = self._picked(profile, *candidates_of(profile, self.goal), runs, sweep)
+            picks = [] if config.endpoint is not None else [mapping for mapping in _picks(result) if mapping not in tried]
+        return replace(result, left_out=(*computed.left_out, *result.left_out), warnings=(*computed.notes, *result.warnings))
 
-    async def _sweep(self, deployments: Sequence[Deployment], tell: Callable[[Progress], None]) -> tuple[list[MappingRun], Sweep]:
+    def _sweep(self, tell: Callable[[Progress], None]) -> Sweep:
         assert self.source.launcher is not None
 
         def watch(progress: Progress) -> None:
             self.measured += progress.point is not None and not progress.reused
+            self.reused += progress.reused
             tell(progress)
 
-        sweep = Sweep(self.goal, self.source.options(self.config), self.source.launcher, self._checkpoint, watch)
-        return await sweep.run(deployments), sweep
+        return Sweep(self.goal, self.source.options(self.config), self.source.launcher, self._checkpoint, watch)
 
     def _picked(self, profile: Profile, prefill: Sequence, decode: Sequence, runs: Sequence[MappingRun], sweep: Sweep | None) -> SweepResult:  # type: ignore[type-arg]
         of_prefill, of_decode = choose(prefill, self.goal.promise.ttft_ms), choose(decode, self.goal.promise.itl_ms)
@@ -178,6 +186,7 @@ class _Run:
             facts={run.deployment.mapping: run.facts for run in runs},
             cost=Cost(tally.wall_s, tally.gpu_s / 3600, tally.deployments, tally.measured, tally.reused) if tally else Cost(0, 0, 0, 0, 0),
             left_out=(*self.source.space.left_out, *(sweep.left_out if sweep else ())),
+            may_grow=self.source.may_grow,
             warnings=tuple(warning for run in runs for warning in (*run.warnings, *_doubts(run))),
         )
 
@@ -203,7 +212,9 @@ class _Run:
         )
         begun_s = time.monotonic()
         try:
-            result = replace(result, verification=await verify(profile, self.goal, pick, self.config.prompt_form, doing))
+            verification = await verify(profile, self.goal, pick, self.config.prompt_form, doing)
+            how = f"{verification.how}; the decode pick was measured with {result.decode.nearest.concurrency:.0f} in flight"
+            result = replace(result, verification=replace(verification, how=how))
         except PlannerError as error:
             result = replace(result, warnings=(*result.warnings, f"the pick was not verified: {error}"))
         wall_s, gpus = time.monotonic() - begun_s, profile.selected_decode.gpus + (profile.selected_prefill.gpus if pair else 0)
@@ -239,6 +250,10 @@ class _Run:
         atomic.write_text(folder / REPORT, html(result, drawn, facts))
 
 
+def _picks(result: SweepResult) -> list[ParallelMapping]:
+    return list(dict.fromkeys((result.prefill.nearest.mapping, result.decode.nearest.mapping)))
+
+
 def _doubts(run: MappingRun) -> list[str]:
     """A sweep that lost many of its points says so: the rest may be a lucky choice."""
     doubted = [point for point in run.points if point.defects]
@@ -247,11 +262,11 @@ def _doubts(run: MappingRun) -> list[str]:
     return [f"{run.deployment.label}: {len(doubted)} of {len(run.points)} points are not trusted, the last because {doubted[-1].defects[-1]}"]
 
 
-def _write_all(folder: Path, files: dict[str, str]) -> None:
+def _write_all(folder: Path, files: dict[str, str]) -> list[str]:
     for name, text in files.items():
         _folder(folder / name)
         atomic.write_text(folder / name, text)
-        click.echo(folder / name)
+    return [str(folder / name) for name in files]
 
 
 def _folder(path: Path) -> None:
@@ -263,10 +278,13 @@ def _folder(path: Path) -> None:
 
 def _tell(result: SweepResult, config: SweepConfig) -> None:
     """The end: what was found, on stdout."""
+    if config.use_ai_configurator:
+        for label, reason in result.left_out:
+            log.info("Left out: %s: %s", label, reason)
     for warning in result.warnings:
         log.warning(warning)
     if result.verification is not None:
-        log.info("Verified: %s", verification_text(result.verification))
+        log.info("In use: %s", verification_text(result.verification))
         for warning in result.verification.warnings:
             log.warning("In use: %s", warning)
     if config.json_output:

@@ -18,7 +18,7 @@ from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep.capacity import estimated_kv_tokens
 from sla_planner.sweep.model_shape import ModelShape
 from sla_planner.sweep.port import Deployment, Launcher, Phase
-from sla_planner.sweep.space import SearchSpace, search_space
+from sla_planner.sweep.space import MOST_MOE_GPUS, SearchSpace, search_space
 from sla_planner.sweep_config import SweepConfig
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Source:
     space: SearchSpace
     max_context_tokens: int
     launcher: Launcher | None
+    may_grow: bool  # a larger engine than the largest here was not allowed, and could be
     manifests: Callable[[Sequence[Deployment]], dict[str, str]]
 
     def options(self, config: SweepConfig) -> Options:
@@ -65,7 +66,10 @@ def source_of(config: SweepConfig) -> Source:
     longest = config.max_context_length or shape.max_context_tokens or CONTEXT_OF_GOAL * (goal.isl_tokens + goal.osl_tokens)
     launcher, manifests = _launcher(config, engine, space)
     _check_template(launcher, space)
-    return Source(engine, shape, space, longest, launcher, manifests)
+    largest = max(mapping.gpus for mapping in (*space.prefill, *space.decode))
+    limit = config.num_gpus_per_node if config.engine_command or not _has_experts(config, shape) else MOST_MOE_GPUS
+    may_grow = config.endpoint is None and engine.parallel and config.max_num_gpus is not None and largest == config.max_num_gpus < limit
+    return Source(engine, shape, space, longest, launcher, may_grow, manifests)
 
 
 def pair_launcher(config: SweepConfig, engine: Backend, prefill: ParallelMapping, decode: ParallelMapping) -> ProcessLauncher | None:
@@ -112,7 +116,7 @@ def _check_template(launcher: Launcher | None, space: SearchSpace) -> None:
 
 
 def _derived(config: SweepConfig, engine: Backend, deployments: Sequence[Deployment]) -> dict[str, str]:
-    """The manifests of all engines, prefill-only and decode-only where a deployment is to serve both."""
+    """The manifests of all engines: one that serves both phases, or prefill-only and decode-only where each has an engine of its own."""
     from sla_planner.engines.dgd import derive, read_dgd, to_yaml
 
     if config.dgd is None:
@@ -120,12 +124,9 @@ def _derived(config: SweepConfig, engine: Backend, deployments: Sequence[Deploym
     document = read_dgd(_text(config.dgd))
     found = {}
     for deployment in deployments:
-        for phase in (Phase.PREFILL, Phase.DECODE) if deployment.phase is Phase.BOTH else (deployment.phase,):
-            mapping = deployment.mapping
-            name = f"{phase}-{mapping.gpus}gpus-{mapping.label.lower()}"
-            found[f"{phase}_{mapping.gpus}gpus_{mapping.label}/config.yaml"] = to_yaml(
-                derive(document, engine, Deployment(mapping, phase), name=name, image=config.image)
-            )
+        mapping, role = deployment.mapping, "engine" if deployment.phase is Phase.BOTH else deployment.phase
+        manifest = derive(document, engine, deployment, name=f"{role}-{mapping.gpus}gpus-{mapping.label.lower()}", image=config.image)
+        found[f"{role}_{mapping.gpus}gpus_{mapping.label}/config.yaml"] = to_yaml(manifest)
     return found
 
 

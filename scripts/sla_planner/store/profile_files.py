@@ -120,7 +120,8 @@ def _read_directory(directory: Path) -> Profile:
         if prefill.is_file() and decode.is_file():
             return _from_pair(prefill, decode, read)
         missing += [name for name, file in ((prefill_name, prefill), (decode_name, decode)) if not file.is_file()]
-    raise ProfileError(f"no complete profile here, not found: {', '.join(missing)}", file=str(directory), hint="name the folder a sweep wrote to")
+    hint = "its sweep is not finished: start it again" if (directory / "points").is_dir() else "name the folder a sweep wrote to"
+    raise ProfileError(f"no complete profile here, not found: {', '.join(missing)}", file=str(directory), hint=hint)
 
 
 def _from_pair(prefill: Path, decode: Path, read: Callable[[Path], Arrays]) -> Profile:

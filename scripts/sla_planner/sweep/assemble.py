@@ -38,6 +38,8 @@ from sla_planner.sweep.port import Phase
 from sla_planner.sweep.result import Goal
 from sla_planner.sweep.runner import MappingRun
 
+AGAIN = "points/ has their requests; when the cause is gone, --force-rerun measures them again"
+
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
@@ -134,15 +136,11 @@ def assembled(runs: Sequence[MappingRun], goal: Goal, provenance: Provenance) ->
     }
     for phase, usable in ((Phase.PREFILL, prefill), (Phase.DECODE, decode)):
         if not usable:
-            raise EngineError(
-                f"no mapping has enough trusted {phase} points to be profiled: {_complaint(runs, phase)}", hint="see points/ and the engine's log"
-            )
+            raise EngineError(f"no mapping has enough trusted {phase} points to be profiled: {_complaint(runs, phase)}", hint=AGAIN)
     of_prefill, of_decode = prefill_candidates(list(prefill.values()), goal), decode_candidates(list(decode.values()), goal)
     for phase, found in ((Phase.PREFILL, of_prefill), (Phase.DECODE, of_decode)):
         if not found:
-            raise EngineError(
-                f"no mapping has a trusted {phase} point at ISL {goal.isl_tokens}: {_complaint(runs, phase)}", hint="see points/ and the engine's log"
-            )
+            raise EngineError(f"no mapping has a trusted {phase} point at ISL {goal.isl_tokens}: {_complaint(runs, phase)}", hint=AGAIN)
     profile = Profile(
         prefill=tuple(prefill_measurement(run) for run in prefill.values()),
         decode=tuple(decode_measurement(run) for run in decode.values()),

@@ -129,6 +129,11 @@ def next_prefill(known: Sequence[PrefillKnown]) -> PrefillShape | None:
     return PrefillShape(middles[worst]) if error[worst] > UNCERTAIN else None
 
 
+def beside(shape: PrefillShape) -> PrefillShape:
+    """A prompt of about the same length, to stand in for a point that is not trusted."""
+    return PrefillShape(max(shape.isl_tokens * 15 // 16, 1), shape.concurrency)
+
+
 def queued_prefill(goal: Goal, known: Sequence[PrefillKnown]) -> PrefillShape:
     """The goal's prompts several at once: as many as the promised TTFT should allow if they were served one after the other, at least QUEUE."""
     alone_ms = min((abs(point.isl_tokens - goal.isl_tokens), point.ttft_ms) for point in known)[1]

@@ -169,7 +169,8 @@ async def _alone(client: StreamingClient, shape: PrefillShape) -> tuple[PrefillS
         return None, _failures(records)
     defects = [*_failures(records), *_wrong_lengths(records), *cached_prompts(records), *_late(lag_ms, float(np.median(ttft_ms)))]
     if (error := spread(ttft_ms)) > UNSTEADY:
-        defects.append(f"TTFT of {len(ttft_ms)} requests lies between {min(ttft_ms):.4g} and {max(ttft_ms):.4g} ms: +-{error:.0%} of the median")
+        between = f"{min(ttft_ms):.4g} and {max(ttft_ms):.4g} ms"
+        defects.append(f"TTFT of {len(ttft_ms)} requests lies between {between}: its median is known to {100 * error:.0f} % only")
     seen = PrefillSeen(_prompt_tokens(records, shape), tuple(ttft_ms), time.perf_counter() - begun_s, lag_ms)
     return seen, defects
 

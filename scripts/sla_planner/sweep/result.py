@@ -85,6 +85,7 @@ class SweepResult:
     left_out: tuple[tuple[str, str], ...] = ()
     verification: Verification | None = None
     warnings: tuple[str, ...] = ()
+    may_grow: bool = False  # engines of more GPUs were not allowed, and could be
 
     @property
     def feasible(self) -> bool:

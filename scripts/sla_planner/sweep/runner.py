@@ -100,8 +100,9 @@ class Sweep:
                 runs.append(await self._deployment(deployment))
             except (EngineError, UnreachableError) as error:
                 failure = error
-                self.left_out.append((deployment.label, str(error)))
-                self.tell(f"{deployment.label}: left out: {error}")
+                reason = str(error).removeprefix(f"{deployment.label}: ")
+                self.left_out.append((deployment.label, reason))
+                self.tell(f"{deployment.label}: left out: {reason}")
             self._expected += self.tally.measured + self.tally.reused - done - _expected(deployment)
         if not runs and failure is not None:
             raise failure
@@ -220,6 +221,9 @@ class _Mapping:
         goal, limits = self.sweep.goal, self._limits(facts)
         for shape in design.first_prefill(goal, limits):
             await self._prefill_point(shape)
+        for doubted in [point.shape for point in self.points if point.defects and isinstance(point.shape, PrefillShape)]:
+            if len(self._of(PrefillShape)) < self.sweep.options.most_prefill_points:
+                await self._prefill_point(design.beside(doubted))
         while len(self._of(PrefillShape)) < self.sweep.options.most_prefill_points:
             following = design.next_prefill(self._prefill_known())
             if following is None or following in self._of(PrefillShape):
