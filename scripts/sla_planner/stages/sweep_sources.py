@@ -13,7 +13,7 @@ from sla_planner.engines.backend import Backend
 from sla_planner.engines.backends import backend
 from sla_planner.engines.endpoint import EndpointLauncher
 from sla_planner.engines.process import ProcessLauncher
-from sla_planner.errors import UsageError
+from sla_planner.errors import UnreachableError, UsageError
 from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep.capacity import estimated_kv_tokens
 from sla_planner.sweep.model_shape import ModelShape
@@ -148,7 +148,10 @@ def _shape(config: SweepConfig) -> ModelShape:
 def _served(url: str) -> str | None:
     from sla_planner.traffic.client import served_models
 
-    return next(iter(asyncio.run(served_models(url))), None)
+    try:
+        return next(iter(asyncio.run(served_models(url))), None)
+    except UnreachableError as error:
+        raise UnreachableError(error.message, hint="check --endpoint and that the engine is up") from None
 
 
 def _has_experts(config: SweepConfig, shape: ModelShape) -> bool:

@@ -126,7 +126,7 @@ def test_a_signal_ends_it_with_75_and_one_line(story: Story) -> None:
     assert story.stopped.returncode == 75
     last = story.stopped.stderr.splitlines()[-1]
     assert last.startswith("error: stopped, ")
-    assert last.endswith(" points measured; the same command goes on from here")
+    assert last.endswith(" of them new; the same command goes on from here")
     assert "Traceback" not in story.stopped.stderr
     assert len(story.stopped_at) >= 2
 
@@ -190,7 +190,7 @@ def test_the_kv_capacity_is_that_of_the_server(story: Story) -> None:
 
 
 def test_the_pick_was_verified_and_is_reported(story: Story) -> None:
-    assert "Verified: " in story.ended.stderr
+    assert "In use: " in story.ended.stderr
     page = (story.results / "report.html").read_text()
     assert "one TP1 engine for both phases" in page
     assert "TTFT of one request" in page
