@@ -85,6 +85,8 @@ def test_an_engine_that_can_be_started_puts_the_computed_profile_right(tmp_path)
     profile = read_profile(tmp_path / "results")
     assert "calibrated with" in profile.provenance.source
     assert {surface.mapping.label for surface in profile.decode} == {"TP1", "TP2"}
+    measured = {path.name.partition("-")[0].upper() for path in (tmp_path / "results" / "points").glob("tp*.json")}
+    assert {profile.selected_prefill.label, profile.selected_decode.label} <= measured  # also where the correction moved the pick
     for label in ("TP1", "TP2"):
         for batch, context in ((1, 500), (16, 500), (32, 1200)):
             true_ms = decode_of(truth, label).itl_ms(batch, context)

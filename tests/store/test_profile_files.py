@@ -339,3 +339,9 @@ def test_any_damage_is_refused_or_harmless(one_of_each: list[Path], layout: int,
         assert engine.prefill.ttft_ms(1000) > 0
     finally:
         file.write_bytes(whole)
+
+
+def test_a_folder_whose_sweep_is_not_finished_says_so(tmp_path):
+    (tmp_path / "points").mkdir()
+    with pytest.raises(ProfileError, match="its sweep is not finished: start it again"):
+        read_profile(tmp_path)

@@ -12,6 +12,7 @@ from sla_planner.sweep.design import (
     DecodeKnown,
     Limits,
     PrefillKnown,
+    beside,
     corners,
     first_decode,
     first_prefill,
@@ -104,6 +105,11 @@ def test_a_curve_off_the_law_gets_a_point_in_a_gap():
     following = next_prefill(known)
     assert following is not None
     assert following.isl_tokens in {282, 1364, 6900}  # the geometric middles
+
+
+def test_a_doubted_point_has_a_neighbour():
+    assert beside(PrefillShape(3200)) == PrefillShape(3000)
+    assert beside(PrefillShape(1)) == PrefillShape(1)
 
 
 def test_as_many_prompts_at_once_as_the_promise_allows():
