@@ -91,3 +91,18 @@ def test_an_engine_that_can_be_started_puts_the_computed_profile_right(tmp_path)
         for batch, context in ((1, 500), (16, 500), (32, 1200)):
             true_ms = decode_of(truth, label).itl_ms(batch, context)
             assert decode_of(profile, label).itl_ms(batch, context) == pytest.approx(true_ms, rel=0.1)
+
+
+def test_what_cannot_be_started_is_not_picked(tmp_path):
+    """The engine knows one GPU alone; AI Configurator would pick more for a step this short."""
+    engine = f"{sys.executable} -m sla_planner engine-sim --mode agg --tp {{tp}} --port {{port}}"
+    ended = sweep(
+        tmp_path / "results",
+        *("--aic-hf-id", LLAMA, "--engine-command", engine, "--max-num-gpus", "2", "--no-verify", "--json"),
+        *("--isl", "500", "--osl", "50", "--ttft", "200", "--itl", "4.6", "--max-context-length", "2048"),
+    )
+    assert ended.returncode in (0, 3), ended.stderr  # TP1 comes within a percent of the promise
+    assert "--max-num-gpus)" not in ended.stderr  # allowing more would not help
+    found = json.loads(ended.stdout)
+    assert (found["prefill"]["mapping"], found["decode"]["mapping"]) == ("TP1", "TP1")
+    assert "no TP2" in found["left_out"]["TP2"]

@@ -1,8 +1,8 @@
 """One sweep from its settings to its results folder.
 
-    what will be done, and its cost  ->  measure  ->  pick  ->  files  ->  verify  ->  files, page, last lines
+    what will be done, and its cost  ->  measure  ->  pick  ->  profile  ->  verify  ->  pictures, page, last lines
 
-The files are written before the verification too: whatever happens then, the profile is there.
+The profile is written before the verification: whatever happens then, it is there.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import click
 
 from sla_planner import __version__, atomic
 from sla_planner.config import Loaded
-from sla_planner.errors import InfeasibleError, InterruptedRun, PlannerError, UsageError
+from sla_planner.errors import EngineError, InfeasibleError, InterruptedRun, PlannerError, UnreachableError, UsageError
 from sla_planner.logs import setup
 from sla_planner.model.profile import ParallelMapping, Profile, Provenance
-from sla_planner.model.selection import choose
+from sla_planner.model.selection import Candidate, choose
 from sla_planner.report.sweep_document import document
 from sla_planner.report.sweep_page import html
 from sla_planner.report.sweep_plots import pictures
@@ -151,16 +151,30 @@ class _Run:
         result = replace(result, left_out=(*result.left_out, *computed.left_out), warnings=(*result.warnings, *computed.notes))
         if self.source.launcher is None:
             return result
-        sweep, runs, tried = self._sweep(tell), [], set()
+        sweep = self._sweep(tell)
+        runs: list[MappingRun] = []
+        tried: set[ParallelMapping] = set()
         picks = [space.prefill[0]] if config.endpoint is not None else _picks(result)
         while picks:  # a correction may move the pick to a mapping that was not measured yet
             tried |= set(picks)
-            runs += await sweep.run([Deployment(mapping) for mapping in picks])
-            measured = assembled(runs, self.goal, self._provenance(runs, "measured")).profile
-            profile = calibrated(computed.profile, measured)
-            result = self._picked(profile, *candidates_of(profile, self.goal), runs, sweep)
+            try:
+                runs += await sweep.run([Deployment(mapping) for mapping in picks])
+            except (EngineError, UnreachableError) as error:  # what cannot be started is not picked; perhaps another one
+                if config.endpoint is not None or not all(self._startable(computed.profile, sweep)):
+                    raise error from None
+            profile = computed.profile
+            if runs:
+                profile = calibrated(profile, assembled(runs, self.goal, self._provenance(runs, "measured")).profile)
+            prefill, decode = self._startable(profile, sweep)
+            result = self._picked(profile, prefill, decode, runs, sweep)
             picks = [] if config.endpoint is not None else [mapping for mapping in _picks(result) if mapping not in tried]
         return replace(result, left_out=(*computed.left_out, *result.left_out), warnings=(*computed.notes, *result.warnings))
+
+    def _startable(self, profile: Profile, sweep: Sweep) -> tuple[list[Candidate], list[Candidate]]:
+        """Prefill and decode candidates of a computed profile, less the mappings that could not be measured."""
+        gone = {label for label, _ in sweep.left_out}
+        prefill, decode = candidates_of(profile, self.goal)
+        return [c for c in prefill if c.mapping.label not in gone], [c for c in decode if c.mapping.label not in gone]
 
     def _sweep(self, tell: Callable[[Progress], None]) -> Sweep:
         assert self.source.launcher is not None
@@ -172,7 +186,9 @@ class _Run:
 
         return Sweep(self.goal, self.source.options(self.config), self.source.launcher, self._checkpoint, watch)
 
-    def _picked(self, profile: Profile, prefill: Sequence, decode: Sequence, runs: Sequence[MappingRun], sweep: Sweep | None) -> SweepResult:  # type: ignore[type-arg]
+    def _picked(
+        self, profile: Profile, prefill: Sequence[Candidate], decode: Sequence[Candidate], runs: Sequence[MappingRun], sweep: Sweep | None
+    ) -> SweepResult:
         of_prefill, of_decode = choose(prefill, self.goal.promise.ttft_ms), choose(decode, self.goal.promise.itl_ms)
         tally = sweep.tally if sweep else None
         return SweepResult(
@@ -186,7 +202,7 @@ class _Run:
             facts={run.deployment.mapping: run.facts for run in runs},
             cost=Cost(tally.wall_s, tally.gpu_s / 3600, tally.deployments, tally.measured, tally.reused) if tally else Cost(0, 0, 0, 0, 0),
             left_out=(*self.source.space.left_out, *(sweep.left_out if sweep else ())),
-            may_grow=self.source.may_grow,
+            may_grow=self.source.may_grow and not (sweep and sweep.left_out),  # else the larger ones were tried
             warnings=tuple(warning for run in runs for warning in (*run.warnings, *_doubts(run))),
         )
 
