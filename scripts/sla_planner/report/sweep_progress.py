@@ -16,7 +16,7 @@ from typing import TextIO
 from sla_planner.report.sweep_wording import latency_text, rate_text
 from sla_planner.report.terminal import CLEAR_LINE, HIDE_CURSOR, SHOW_CURSOR, STYLES, printable
 from sla_planner.report.wording import clock
-from sla_planner.sweep.points import Point, PrefillShape
+from sla_planner.sweep.points import Point
 from sla_planner.sweep.result import Progress
 
 MOST_BAR, LEAST_BAR = 30, 6  # columns
@@ -128,15 +128,11 @@ def _how_far(progress: Progress) -> str:
 
 
 def _seen(point: Point) -> str:
-    gpus = point.mapping.gpus
     if point.decode is not None:
-        return f"ITL {latency_text(point.decode.mean_ms)}, {rate_text(point.decode.tokens / point.decode.window_s / gpus)}"
-    seen = point.prefill
-    if seen is None or not seen.ttft_ms:
+        return f"ITL {latency_text(point.decode.mean_ms)}, {rate_text(point.throughput_per_gpu)}"
+    if point.prefill is None or not point.prefill.ttft_ms:
         return "no answer"
-    at_once = point.shape.concurrency if isinstance(point.shape, PrefillShape) else 1
-    together = len(seen.ttft_ms) * seen.isl_tokens / seen.wall_s if at_once > 1 else point.mapping.dp * seen.isl_tokens / seen.typical_ms * 1000
-    return f"TTFT {latency_text(seen.typical_ms)}, {rate_text(together / gpus)}"
+    return f"TTFT {latency_text(point.prefill.typical_ms)}, {rate_text(point.throughput_per_gpu)}"
 
 
 def _ascii(text: str) -> str:

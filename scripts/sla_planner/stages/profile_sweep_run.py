@@ -70,7 +70,7 @@ def run(loaded: Loaded[SweepConfig]) -> None:
     if config.endpoint is not None:
         log.info("The endpoint is taken for one engine at %s (--min-num-gpus says otherwise)", deployments[0].label)
     if config.use_ai_configurator:
-        then = "; those that it picks are then measured and correct it" if config.source else ", and no engine is started"
+        then = "; those that it picks are then measured and correct it" if config.calibrates else ", and no engine is started"
         log.info("AI Configurator computes the profile of %s%s", ", ".join(deployment.label for deployment in deployments), then)
     else:
         for line in estimate(source.space, config.goal(), config.estimate_options()).lines():

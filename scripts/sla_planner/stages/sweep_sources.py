@@ -60,14 +60,15 @@ def source_of(config: SweepConfig) -> Source:
         config = config.model_copy(update={"model": _served(config.endpoint)})  # another model behind the same address is another engine
     shape = _shape(config)
     goal = config.goal()
-    space = search_space(shape, config.hardware(), moe=_has_experts(config, shape), parallel=engine.parallel)
+    moe = _has_experts(config, shape)
+    space = search_space(shape, config.hardware(), moe=moe, parallel=engine.parallel)
     if config.endpoint is not None:  # one engine that does both, whatever it is
         space = SearchSpace(space.prefill[:1], space.prefill[:1], space.left_out)
     longest = config.max_context_length or shape.max_context_tokens or CONTEXT_OF_GOAL * (goal.isl_tokens + goal.osl_tokens)
     launcher, manifests = _launcher(config, engine, space)
     _check_template(launcher, space)
     largest = max(mapping.gpus for mapping in (*space.prefill, *space.decode))
-    limit = config.num_gpus_per_node if config.engine_command or not _has_experts(config, shape) else MOST_MOE_GPUS
+    limit = config.num_gpus_per_node if config.engine_command or not moe else MOST_MOE_GPUS
     may_grow = config.endpoint is None and engine.parallel and config.max_num_gpus is not None and largest == config.max_num_gpus < limit
     return Source(engine, shape, space, longest, launcher, may_grow, manifests)
 

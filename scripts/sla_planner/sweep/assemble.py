@@ -26,14 +26,13 @@ from sla_planner.model.profile import (
     DecodeMeasurement,
     DecodePoint,
     Flag,
-    ParallelMapping,
     PrefillMeasurement,
     PrefillPoint,
     Profile,
     Provenance,
 )
 from sla_planner.model.selection import Candidate, choose
-from sla_planner.sweep.points import DecodeSeen, DecodeShape, Point, PrefillSeen, PrefillShape
+from sla_planner.sweep.points import DecodeSeen, DecodeShape, Point, PrefillShape
 from sla_planner.sweep.port import Phase
 from sla_planner.sweep.result import Goal
 from sla_planner.sweep.runner import MappingRun
@@ -58,7 +57,7 @@ def prefill_measurement(run: MappingRun) -> PrefillMeasurement:
         if point.prefill is None or not isinstance(point.shape, PrefillShape):
             continue
         seen, flags, note = point.prefill, _reported(point), "; ".join(point.defects)
-        throughput = _prefill_throughput(point.shape, seen, mapping)
+        throughput = point.throughput_per_gpu
         if point.shape.concurrency == 1:
             alone.append(PrefillPoint(seen.isl_tokens, seen.typical_ms, throughput, flags, note))
         else:
@@ -76,7 +75,7 @@ def decode_measurement(run: MappingRun) -> DecodeMeasurement:
             kv_usage=_kv_usage(point.shape.batch, point.decode, capacity),
             context_tokens=point.decode.context_tokens,
             itl_ms=point.decode.mean_ms,
-            throughput_per_gpu=point.decode.tokens / point.decode.window_s / mapping.gpus,
+            throughput_per_gpu=point.throughput_per_gpu,
             flags=_reported(point),
             note="; ".join(point.defects),
         )
@@ -98,11 +97,10 @@ def prefill_candidates(runs: Sequence[MappingRun], goal: Goal) -> list[Candidate
             shape, seen = point.shape, point.prefill
             if seen is None or not isinstance(shape, PrefillShape) or shape.isl_tokens != goal.isl_tokens:
                 continue
-            throughput = _prefill_throughput(shape, seen, run.deployment.mapping)
-            if (shape.concurrency, seen.isl_tokens, throughput) in trusted:
+            if (shape.concurrency, seen.isl_tokens, point.throughput_per_gpu) in trusted:
                 at = f"ISL {shape.isl_tokens}" + (f", {shape.concurrency} at once" if shape.concurrency > 1 else "")
                 latency_ms = _percentile(seen.ttft_ms, goal)
-                candidates.append(Candidate(run.deployment.mapping, latency_ms, seen.typical_ms, throughput, at, shape.concurrency))
+                candidates.append(Candidate(run.deployment.mapping, latency_ms, seen.typical_ms, point.throughput_per_gpu, at, shape.concurrency))
     return candidates
 
 
@@ -118,8 +116,7 @@ def decode_candidates(runs: Sequence[MappingRun], goal: Goal) -> list[Candidate]
                 continue
             if (seen.context_tokens, seen.mean_ms) in trusted:
                 at = f"batch {shape.batch}, context {seen.context_tokens:.0f}"
-                throughput = seen.tokens / seen.window_s / mapping.gpus
-                candidates.append(Candidate(mapping, _percentile(seen.itl_ms, goal), median(seen.itl_ms), throughput, at, shape.batch))
+                candidates.append(Candidate(mapping, _percentile(seen.itl_ms, goal), median(seen.itl_ms), point.throughput_per_gpu, at, shape.batch))
     return candidates
 
 
@@ -128,22 +125,20 @@ def assembled(runs: Sequence[MappingRun], goal: Goal, provenance: Provenance) ->
 
     Raises `EngineError` when no mapping of a phase has enough trusted points, with what its points suffer from.
     """
-    prefill = {
-        run.deployment.mapping: run for run in runs if run.deployment.phase is not Phase.DECODE and _fits(FittedPrefill, prefill_measurement(run))
-    }
-    decode = {
-        run.deployment.mapping: run for run in runs if run.deployment.phase is not Phase.PREFILL and _fits(FittedDecode, decode_measurement(run))
-    }
+    curves = [(run, prefill_measurement(run)) for run in runs if run.deployment.phase is not Phase.DECODE]
+    surfaces = [(run, decode_measurement(run)) for run in runs if run.deployment.phase is not Phase.PREFILL]
+    prefill = [(run, curve) for run, curve in curves if _fits(FittedPrefill, curve)]
+    decode = [(run, surface) for run, surface in surfaces if _fits(FittedDecode, surface)]
     for phase, usable in ((Phase.PREFILL, prefill), (Phase.DECODE, decode)):
         if not usable:
             raise EngineError(f"no mapping has enough trusted {phase} points to be profiled: {_complaint(runs, phase)}", hint=AGAIN)
-    of_prefill, of_decode = prefill_candidates(list(prefill.values()), goal), decode_candidates(list(decode.values()), goal)
+    of_prefill, of_decode = prefill_candidates([run for run, _ in prefill], goal), decode_candidates([run for run, _ in decode], goal)
     for phase, found in ((Phase.PREFILL, of_prefill), (Phase.DECODE, of_decode)):
         if not found:
             raise EngineError(f"no mapping has a trusted {phase} point at ISL {goal.isl_tokens}: {_complaint(runs, phase)}", hint=AGAIN)
     profile = Profile(
-        prefill=tuple(prefill_measurement(run) for run in prefill.values()),
-        decode=tuple(decode_measurement(run) for run in decode.values()),
+        prefill=tuple(curve for _, curve in prefill),
+        decode=tuple(surface for _, surface in decode),
         selected_prefill=choose(of_prefill, goal.promise.ttft_ms).nearest.mapping,
         selected_decode=choose(of_decode, goal.promise.itl_ms).nearest.mapping,
         provenance=provenance,
@@ -167,12 +162,6 @@ def candidates_of(profile: Profile, goal: Goal) -> tuple[list[Candidate], list[C
         throughput = batch / itl_ms * 1000 / surface.mapping.gpus
         decode.append(Candidate(surface.mapping, itl_ms, itl_ms, throughput, f"batch {batch}, context {goal.context_tokens:.0f}", batch))
     return prefill, decode
-
-
-def _prefill_throughput(shape: PrefillShape, seen: PrefillSeen, mapping: ParallelMapping) -> float:
-    if shape.concurrency == 1:
-        return mapping.dp * seen.isl_tokens / seen.typical_ms * 1000 / mapping.gpus
-    return len(seen.ttft_ms) * seen.isl_tokens / seen.wall_s / mapping.gpus
 
 
 def _kv_usage(batch: int, seen: DecodeSeen, capacity: int) -> float:

@@ -102,3 +102,14 @@ class Point:
     defects: tuple[str, ...] = ()
     measured_at: str = ""  # ISO 8601
     took_s: float = 0.0
+
+    @property
+    def throughput_per_gpu(self) -> float:
+        """Tokens/s/GPU of a point that was answered: one prompt alone by Dynamo's formula, dp * isl / ttft / gpus; all others as measured."""
+        if self.decode is not None:
+            return self.decode.tokens / self.decode.window_s / self.mapping.gpus
+        assert self.prefill is not None
+        seen, queued = self.prefill, isinstance(self.shape, PrefillShape) and self.shape.concurrency > 1
+        if queued:
+            return len(seen.ttft_ms) * seen.isl_tokens / seen.wall_s / self.mapping.gpus
+        return self.mapping.dp * seen.isl_tokens / seen.typical_ms * 1000 / self.mapping.gpus
