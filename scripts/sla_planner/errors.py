@@ -1,7 +1,7 @@
 """The error tree. Exit codes are API: Jobs' podFailurePolicy and scripts rely on them.
 
     0   done
-    2   usage or configuration: a person must change something      UsageError, ProfileError, TraceError, EngineError
+    2   usage or configuration: a person must change something      UsageError, ProfileError, TraceError, EngineError, ForbiddenError
     3   the SLA cannot be met; the nearest achievable is printed    InfeasibleError
     4   a dependency is unreachable: a retry may help               UnreachableError
     75  interrupted, progress saved                                 InterruptedRun
@@ -66,6 +66,10 @@ class UnreachableError(PlannerError):
     """Prometheus, etcd, a frontend or the Kubernetes API did not answer."""
 
     exit_code = 4
+
+
+class ForbiddenError(PlannerError):
+    """The cluster knows us and refuses: a right is missing. The message names who, the verb, the resource and the namespace."""
 
 
 class InterruptedRun(PlannerError):
