@@ -24,6 +24,7 @@ import click
 
 from sla_planner import __version__
 from sla_planner.errors import InterruptedRun, PlannerError, UsageError
+from sla_planner.termination import leave_word
 
 PROGRAM = "sla-planner"
 
@@ -101,7 +102,9 @@ def run(args: Sequence[str]) -> int:
 
 
 def _fail(error: PlannerError) -> int:
-    click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
+    line = " ".join(str(error).splitlines())
+    leave_word(line)
+    click.echo(f"error: {line}", err=True)
     return error.exit_code
 
 

@@ -32,7 +32,7 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes.client.configuration import Configuration
 from kubernetes.client.rest import RESTClientObject
-from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config
 
 from sla_planner.cluster.resources import PODS, Object, Resource, known_resource
 from sla_planner.errors import ForbiddenError, PlannerError, UnreachableError, UsageError
@@ -306,12 +306,10 @@ def connect(*, namespace: str | None = None, context: str | None = None, patienc
         return KubernetesApi(configuration, namespace or own, patience_s=patience_s)
     except (ConfigException, OSError):
         pass
-    from kubernetes.config import list_kube_config_contexts
-
-    file = os.environ.get("KUBECONFIG") or "~/.kube/config"
+    file = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
     try:
-        load_kube_config(context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
-        contexts, current = list_kube_config_contexts()  # type: ignore[no-untyped-call]
+        load_kube_config(file, context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
+        contexts, current = list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
         current = next((each for each in contexts if each["name"] == context), current)
     except (ConfigException, OSError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
