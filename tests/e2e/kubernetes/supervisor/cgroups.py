@@ -1,4 +1,4 @@
-"""The one control group that all containers of a cluster lie under, so that they can be removed when it is gone."""
+"""The control group that all containers of a cluster lie under, so that two clusters do not mix, and so that it can be removed with its cluster."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ ROOT = Path("/sys/fs/cgroup")
 PREFIX = "sla-planner-e2e-"
 
 
-def own() -> str:
-    """The name for a cluster started by this process. Leavings of killed ones are removed on the way."""
+def make() -> str:
+    """A new one, named after this process; returns its name. Leavings of killed clusters are removed on the way."""
     for left in {path.name for path in _all(f"{PREFIX}*")}:
         if not Path("/proc", left.removeprefix(PREFIX)).exists():
             remove(left)
-    return f"{PREFIX}{os.getpid()}"
+    name = f"{PREFIX}{os.getpid()}"
+    for hierarchy in _hierarchies():
+        (hierarchy / name).mkdir(exist_ok=True)
+    return name
 
 
 def remove(name: str) -> None:
@@ -27,5 +30,11 @@ def remove(name: str) -> None:
 
 
 def _all(pattern: str) -> list[Path]:
-    """In cgroup v2 groups lie right under the root, in v1 under each controller's hierarchy."""
-    return [*ROOT.glob(pattern), *ROOT.glob(f"*/{pattern}")]
+    return [path for hierarchy in _hierarchies() for path in hierarchy.glob(pattern)]
+
+
+def _hierarchies() -> list[Path]:
+    """Version 2 is mounted at the root, version 1 has one hierarchy per controller; links among those are second names."""
+    if (ROOT / "cgroup.controllers").exists():
+        return [ROOT]
+    return [path for path in ROOT.iterdir() if path.is_dir() and not path.is_symlink()]

@@ -19,6 +19,7 @@ from supervisor.processes import Processes
 
 NODE_PATH = f"/api/v1/nodes/{NODE}"
 GPU = "nvidia.com/gpu"
+UP_TIMEOUT_S = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,19 @@ class Cluster:
 
     def bring_up(self) -> None:
         """Returns when a pod that is created now would run. Raises ClusterError."""
+
+        def steps() -> None:
+            try:
+                self._start_all()
+                self._outcomes.put(0)
+            except Exception as error:
+                self._outcomes.put(f"it did not come up: {error!r}")
+                raise
+
+        threading.Thread(target=steps, daemon=True).start()
+        self._outcome(timeout_s=UP_TIMEOUT_S)
+
+    def _start_all(self) -> None:
         for name in STORES:
             self._processes.launch(name)
         self._processes.await_ready("etcd")
@@ -83,8 +97,11 @@ class Cluster:
         """Does not return; raises ClusterError when a part of the cluster ends."""
         self._outcome()
 
-    def _outcome(self) -> int:
-        outcome = self._outcomes.get()
+    def _outcome(self, timeout_s: float | None = None) -> int:
+        try:
+            outcome = self._outcomes.get(timeout=timeout_s)
+        except queue.Empty:
+            raise ClusterError(f"it is not up after {timeout_s:.0f} s; see the logs of its parts") from None
         if isinstance(outcome, str):
             raise ClusterError(outcome)
         return outcome

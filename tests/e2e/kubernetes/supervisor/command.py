@@ -117,7 +117,7 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _contained(arguments: argparse.Namespace, body: Callable[[Cluster], int], started: Callable[[int], None]) -> int:
-    cgroup = cgroups.own()
+    cgroup = cgroups.make()
     wish = Wish(binaries.built(), images.pause_archive(), cgroup, arguments.gpus, arguments.gpu_product)
 
     def contained() -> int:
@@ -169,5 +169,8 @@ def _init_of_up() -> int:
         try:
             fcntl.flock(state, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            return int(state.read())
+            init = int(state.read() or 0)
+            if Path(f"/proc/{init}/root{layout.CONTROL}").exists():
+                return init
+            raise ClusterError("the cluster is still coming up: try again in some seconds") from None
     raise ClusterError(f"no cluster is up: start one with {HERE} up")

@@ -122,7 +122,7 @@ def _kubelet(cgroup: str) -> dict[str, object]:
         "failCgroupV1": False,
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{cgroup}",
-        "cgroupsPerQOS": False,
+        "cgroupsPerQOS": True,
         "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": False,
         "oomScoreAdj": 0,  # a lower one needs CAP_SYS_RESOURCE
