@@ -34,6 +34,7 @@ STAGES = {
     "profile": "show a profile: its points, what is doubted of them, and the laws they follow",
     "engine-sim": "serve an OpenAI-compatible engine whose speed follows a profile",
     "load-test": "send recorded or synthetic traffic and measure TTFT and ITL",
+    "render": "write the files that are generated per model or backend: graphs for Dynamo, and your own",
     "demo": "planner, simulated engines and recorded traffic on this machine",
 }
 
