@@ -55,9 +55,9 @@ def test_it_is_used_left_running_and_its_end_is_noticed(backend: Backend, small_
             async with EndpointLauncher(f"{running.url}/v1", mapping=TP4, backend=backend, model="second").engine(ASKED) as engine:
                 assert (engine.url, engine.model) == (running.url, "second")
                 assert await engine.capacity() == Capacity(900, "/metrics")
-                assert engine.ended() == ""
-            assert running.ended() == ""
-        assert engine.ended() == f"{running.url} no longer answers (connection refused)"
+                assert await engine.ended() == ""
+            assert await running.ended() == ""
+        assert await engine.ended() == f"{running.url} no longer answers (connection refused)"
 
     asyncio.run(go())
 

@@ -181,10 +181,10 @@ def test_an_engine_answers_and_is_gone_after_the_block(
         async with launcher.engine(TP1) as engine:
             assert engine.url.startswith("http://127.0.0.1:")
             assert engine.model == "first"
-            assert engine.ended() == ""
+            assert await engine.ended() == ""
             assert alive(int(pid_file.read_text()))
         assert not alive(int(pid_file.read_text()))
-        assert engine.ended() == "stopped"
+        assert await engine.ended() == "stopped"
 
     asyncio.run(go())
     assert list(own_temporary_directory.iterdir()) == []
@@ -282,10 +282,10 @@ def test_how_it_ended_in_words(code: int, words: str, backend: Backend, small_en
 def test_an_end_after_ready_is_known_to_the_next_who_asks(backend: Backend, small_engine: SmallEngine, own_temporary_directory: Path) -> None:
     async def go() -> str:
         async with ProcessLauncher(small_engine("--crash-on", "/v1/completions"), backend).engine(TP1) as engine, aiohttp.ClientSession() as session:
-            assert engine.ended() == ""
+            assert await engine.ended() == ""
             with pytest.raises(aiohttp.ClientError):
                 await session.post(f"{engine.url}/v1/completions")
-            return engine.ended()
+            return await engine.ended()
 
     assert asyncio.run(go()) == "exit code 7: RuntimeError: the last words of the engine"
     assert len(list(own_temporary_directory.iterdir())) == 1
@@ -403,7 +403,7 @@ def test_cancelled_while_it_stops_the_engine_is_killed(backend: Backend, small_e
         context = launcher.engine(TP1)
         engine = await context.__aenter__()
         task = asyncio.create_task(context.__aexit__(None, None, None))
-        while not engine.ended():
+        while not await engine.ended():
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

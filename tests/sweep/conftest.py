@@ -95,7 +95,7 @@ class Running:
         kind = backend("simulated")
         return checked_capacity(kind, Evidence(pages=await pages(self.url, kind.pages)), self.deployment)
 
-    def ended(self) -> str:
+    async def ended(self, *, doubted: bool = False) -> str:
         if not self.engine.ended.done():
             return ""
         words = self.engine.ended.result()

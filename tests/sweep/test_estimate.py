@@ -52,6 +52,13 @@ def test_one_mapping_is_verified_on_one_engine():
     assert estimate(SearchSpace((TP2,), (TP2,)), GOAL, EstimateOptions()).verification.gpus == 2
 
 
+@pytest.mark.parametrize(("gpus", "after_each_other"), [(2, 3), (3, 2), (7, 1)], ids=["no two fit", "1 beside 2", "all at once"])
+def test_side_by_side_takes_less_time_and_the_same_gpu_hours(gpus, after_each_other):
+    found = estimate(DENSE, GOAL, EstimateOptions(verify=False, gpus_at_once=gpus))
+    assert found.wall_s == pytest.approx(after_each_other * 377.4)
+    assert found.gpu_hours == pytest.approx(377.4 * 7 / 3600)
+
+
 def test_it_says_that_it_is_an_estimate_and_of_what():
     assert estimate(DENSE, GOAL, EstimateOptions()).lines() == (
         "Estimate: 3 deployments, at most 63 points, about 24 min and 1.5 GPU-hours, taking 240 s for an engine to start (--expected-start-s)",

@@ -5,6 +5,7 @@ There is no log to read, so its capacity comes from its pages or from the user.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -80,7 +81,7 @@ class _Endpoint:
         backend = self.launcher.backend
         return checked_capacity(backend, Evidence(pages=await pages(self.url, backend.pages)), self.deployment)
 
-    def ended(self) -> str:
+    async def ended(self, *, doubted: bool = False) -> str:  # noqa: ARG002 - nobody tells us later
         """Asks when called: nobody tells us when a server of others ends."""
-        reason = unreachable(self.url)
+        reason = await asyncio.to_thread(unreachable, self.url)
         return f"{masked(self.url)} no longer answers ({reason})" if reason else ""

@@ -88,7 +88,7 @@ class ProcessLauncher:
         except BaseException:
             await process.stop()
             raise
-        unasked = process.ended()
+        unasked = await process.ended()
         await process.stop()
         if not unasked:
             process.log.discard()
@@ -164,13 +164,13 @@ class EngineProcess:
         found = await pages(self.url, self._backend.pages)
         return checked_capacity(self._backend, Evidence(self.log.text(), found), self._deployment)
 
-    def ended(self) -> str:
+    async def ended(self, *, doubted: bool = False) -> str:  # noqa: ARG002 - the end of a process is told at once
         """A port that is closed is an end too: sockets close before the kernel says that their process has ended."""
         if self._stopped:
             return "stopped"
         if self._how_it_ended():
             return self._end_in_words()
-        if closed := unreachable(self.url):
+        if closed := await asyncio.to_thread(unreachable, self.url):
             return self._end_in_words() if self._how_it_ended(_VERDICT_LIMIT_S) else f"it no longer listens on port {self._port} ({closed})"
         return ""
 

@@ -5,7 +5,7 @@
     decode point     filling the cache, then WINDOW_TOKENS at the promised ITL: the staircase ends soon above the promise
     verification     the picked pair once more: at most the largest prefill and the largest decode mapping
 
-Deployments follow each other, so wall times add up. Points are counted at their upper bound; an engine that follows the laws needs half of them.
+Deployments follow each other, so wall times add up; with `gpus_at_once` they overlap as `side_by_side` starts them. Points are counted at their upper bound; an engine that follows the laws needs half of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ LEAST_POINT_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class EstimateOptions:
-    """`known_start_s`: start times of an earlier run; `start_s` for all others. `prefill_points`, `decode_points`: upper bounds per mapping."""
+    """`known_start_s`: start times of an earlier run; `start_s` for all others. `prefill_points`, `decode_points`: upper bounds per mapping.
+    `gpus_at_once`: engines run side by side on so many GPUs; None: one after the other."""
 
     start_s: float = START_S
     known_start_s: Mapping[ParallelMapping, float] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class EstimateOptions:
     decode_points: int = 12
     separate_phases: bool = False
     verify: bool = True
+    gpus_at_once: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Estimate:
     parts: tuple[DeploymentEstimate, ...]
     verification: DeploymentEstimate | None
     start_s: float
+    gpus_at_once: int | None = None
 
     @property
     def deployments(self) -> int:
@@ -71,7 +74,7 @@ class Estimate:
 
     @property
     def wall_s(self) -> float:
-        return sum(part.wall_s for part in self._all)
+        return _makespan_s(self.parts, self.gpus_at_once) + (self.verification.wall_s if self.verification else 0.0)
 
     @property
     def gpu_hours(self) -> float:
@@ -98,7 +101,7 @@ def estimate(space: SearchSpace, goal: Goal, options: EstimateOptions) -> Estima
     """What measuring `space` for `goal` will cost."""
     parts = tuple(_of(deployment, goal, options) for deployment in space.deployments(separate_phases=options.separate_phases))
     verification = _verification(space, options) if options.verify else None
-    return Estimate(parts, verification, options.start_s)
+    return Estimate(parts, verification, options.start_s, options.gpus_at_once)
 
 
 def _of(deployment: Deployment, goal: Goal, options: EstimateOptions) -> DeploymentEstimate:
@@ -118,6 +121,20 @@ def _verification(space: SearchSpace, options: EstimateOptions) -> DeploymentEst
     pick = " + ".join(mapping.label for mapping in engines)
     at_most = "at most " if len(engines) > 1 else ""
     return DeploymentEstimate(f"verification of the pick, {at_most}{pick}", sum(mapping.gpus for mapping in engines), 0, start_s + VERIFY_S)
+
+
+def _makespan_s(parts: tuple[DeploymentEstimate, ...], most_gpus: int | None) -> float:
+    """From the first start to the last end, each started as soon as its GPUs are free."""
+    now_s, waiting = 0.0, list(parts)
+    running: list[tuple[float, DeploymentEstimate]] = []
+    while waiting or running:
+        for part in tuple(waiting):
+            if not running or (most_gpus is not None and part.gpus + sum(other.gpus for _, other in running) <= most_gpus):
+                waiting.remove(part)
+                running.append((now_s + part.wall_s, part))
+        now_s = min(end_s for end_s, _ in running)
+        running = [(end_s, part) for end_s, part in running if end_s > now_s]
+    return now_s
 
 
 def _start_s(mapping: ParallelMapping, options: EstimateOptions) -> float:

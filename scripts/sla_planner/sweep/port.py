@@ -74,8 +74,11 @@ class RunningEngine(Protocol):
         """Raises `EngineError` when neither the log nor the metrics say, or what they say cannot be."""
         ...
 
-    def ended(self) -> str:
-        """'' while the engine runs, else why it ended: `killed (out of memory)`, `exit code 1: <its last line>`."""
+    async def ended(self, *, doubted: bool = False) -> str:
+        """'' while the engine runs, else why it ended: `killed (out of memory)`, `exit code 1: <its last line>`.
+
+        `doubted`: its last answers were wrong, so an end that is told late (a kubelet takes seconds) is waited for.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""One deployment after another, one point after another, each saved before the next begins.
+"""One deployment after another, or several at once; of each one point after another, each saved before the next begins.
 
     for every deployment:   facts (once), then  prefill first points -> uncertain ones -> several prompts at once
                                                 decode staircase at the goal's context -> corners -> uncertain ones
@@ -7,7 +7,7 @@ What to measure follows from what was measured (design.py), and what was measure
 the same way again and measures only what is missing. The engine is started when the first point is missing, so a finished mapping starts none.
 
 A mapping whose engine does not start, dies or answers nothing usable is left out with the reason; the others go on. Only when none is left does the
-sweep end with the error of the last.
+sweep end with the error of the last. Several engines run at once where each has GPUs of its own (side_by_side.py).
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 from sla_planner.errors import EngineError, PlannerError, UnreachableError
-from sla_planner.model.gates import LITTLE_RANGE
 from sla_planner.sweep import design
 from sla_planner.sweep.capacity import implausible, unexplained
 from sla_planner.sweep.checkpoint import Checkpoint, facts_key, point_key
-from sla_planner.sweep.design import DecodeKnown, Limits, PrefillKnown
+from sla_planner.sweep.design import Limits
+from sla_planner.sweep.known import Known
 from sla_planner.sweep.measure import REQUEST_TIMEOUT_S, Clients, Measurer, capped, measured_again
 from sla_planner.sweep.points import DecodeShape, EngineFacts, Point, PrefillShape, Shape
 from sla_planner.sweep.port import Capacity, Deployment, Launcher, Phase, RunningEngine
 from sla_planner.sweep.result import Goal, Progress
+from sla_planner.sweep.side_by_side import Turn, Turns, side_by_side
 from sla_planner.sweep.started import StartedEngine
 from sla_planner.traffic.client import Server
 from sla_planner.traffic.probe import Probe, probe
@@ -42,7 +43,8 @@ GIVEN = "given"  # where a KV capacity comes from that the user told
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How far a sweep goes. `max_kv_tokens`: instead of what the engine says; `kv_estimate`: tokens that an engine should hold, where it is known."""
+    """How far a sweep goes. `max_kv_tokens`: instead of what the engine says; `kv_estimate`: tokens that an engine should hold, where it is known.
+    `gpus_at_once`: engines run side by side on so many GPUs; None: one after the other."""
 
     max_context_tokens: int
     most_prefill_points: int = 8
@@ -50,6 +52,7 @@ class Options:
     prompt_form: PromptForm | None = None
     max_kv_tokens: int | None = None
     kv_estimate: Callable[[Deployment], int | None] = lambda _: None
+    gpus_at_once: int | None = None
     seed: int | None = None  # of prompts: a fixed one sends the same prompts again, which an engine may have cached
 
 
@@ -87,26 +90,30 @@ class Sweep:
         self.left_out: list[tuple[str, str]] = []
         self.own_keys: set[str] = set()  # of points measured, not found
         self._on_progress = on_progress
-        self._expected = 0
+        self.turns = Turns()
+        self._expected: dict[Deployment, int] = {}  # points, of those that are not done
+        self._done: dict[Deployment, int] = {}
 
     async def run(self, deployments: Sequence[Deployment]) -> list[MappingRun]:
         """Measure all of them. Raises the last deployment's error when none was usable."""
-        self._expected = sum(_expected(deployment) for deployment in deployments)
-        runs: list[MappingRun] = []
-        failure: PlannerError | None = None
-        for deployment in deployments:
-            done = self.tally.measured + self.tally.reused
-            try:
-                runs.append(await self._deployment(deployment))
-            except (EngineError, UnreachableError) as error:
-                failure = error
-                reason = str(error).removeprefix(f"{deployment.label}: ")
-                self.left_out.append((deployment.label, reason))
-                self.tell(f"{deployment.label}: left out: {reason}")
-            self._expected += self.tally.measured + self.tally.reused - done - _expected(deployment)
-        if not runs and failure is not None:
-            raise failure
+        self._expected = {deployment: _expected(deployment) for deployment in deployments}
+        self._done = dict.fromkeys(deployments, 0)
+        outcomes = await side_by_side(deployments, lambda deployment: deployment.mapping.gpus, self.options.gpus_at_once, self._outcome)
+        failures = [(deployment, outcome) for deployment, outcome in zip(deployments, outcomes, strict=True) if isinstance(outcome, PlannerError)]
+        self.left_out += [(deployment.label, _reason(deployment, failure)) for deployment, failure in failures]
+        runs = [outcome for outcome in outcomes if isinstance(outcome, MappingRun)]
+        if not runs and failures:
+            raise failures[-1][1]
         return runs
+
+    async def _outcome(self, deployment: Deployment) -> MappingRun | PlannerError:
+        try:
+            return await self._deployment(deployment)
+        except (EngineError, UnreachableError) as error:
+            self.tell(f"{deployment.label}: left out: {_reason(deployment, error)}")
+            return error
+        finally:
+            del self._expected[deployment]
 
     async def _deployment(self, deployment: Deployment) -> MappingRun:
         for start in range(1, STARTS + 1):
@@ -118,10 +125,16 @@ class Sweep:
                 self.tell(f"{deployment.label}: starting it again: {error.message}")
         raise AssertionError
 
+    def count(self, deployment: Deployment, *, reused: bool) -> None:
+        """One more point of `deployment`."""
+        self.tally.reused += reused
+        self.tally.measured += not reused
+        self._done[deployment] += 1
+
     def tell(self, doing: str, point: Point | None = None, *, reused: bool = False) -> None:
         """Progress to whoever watches."""
         done = self.tally.measured + self.tally.reused
-        expected = max(self._expected, done)
+        expected = done + sum(max(points - self._done[deployment], 0) for deployment, points in self._expected.items())
         remaining_s = (expected - done) * self.tally.wall_s / self.tally.measured if self.tally.measured else None
         self._on_progress(Progress(doing, done, expected, self.tally.wall_s, remaining_s, point, reused))
 
@@ -132,9 +145,10 @@ class _Mapping:
     def __init__(self, sweep: Sweep, deployment: Deployment) -> None:
         self.sweep, self.deployment = sweep, deployment
         self.identity = sweep.launcher.identity(deployment)
-        self.points: list[Point] = []
+        self.known = Known()
         self.warnings: list[str] = []
         self._engine: StartedEngine | None = None
+        self._turn = Turn(sweep.turns, self._quiet)
         self._stack = AsyncExitStack()
         self._started_s: float | None = None
         self._hopeless = 0
@@ -151,7 +165,7 @@ class _Mapping:
         finally:
             if self._started_s is not None:
                 self.sweep.tally.gpu_s += (time.monotonic() - self._started_s) * self.deployment.mapping.gpus
-        return MappingRun(self.deployment, facts, tuple(self.points), tuple(self.warnings))
+        return MappingRun(self.deployment, facts, tuple(self.known.points), tuple(self.warnings))
 
     # the engine
 
@@ -163,12 +177,13 @@ class _Mapping:
             self.sweep.tally.deployments += 1
             running = await self._stack.enter_async_context(self.sweep.launcher.engine(self.deployment))
             start_s = time.monotonic() - began_s
+            await self._stack.enter_async_context(self._turn.held())
             options = self.sweep.options
             try:
                 server = Server(running.url, running.model, timeout_s=REQUEST_TIMEOUT_S)
                 probed = await probe(server, isl_tokens=self.sweep.goal.isl_tokens, form=options.prompt_form)
             except PlannerError:
-                self._check_alive("its first requests", running)
+                await self._check_alive("its first requests", running, doubted=True)
                 raise
             self._check_answers(probed)
             clients = Clients(probed.server, seed=options.seed, stack=self._stack)
@@ -202,7 +217,7 @@ class _Mapping:
         try:
             capacity = await engine.running.capacity()
         except PlannerError:
-            self._check_alive("its first requests")
+            await self._check_alive("its first requests", doubted=True)
             if given is None:
                 raise
             capacity = Capacity(given, GIVEN)
@@ -221,40 +236,40 @@ class _Mapping:
         goal, limits = self.sweep.goal, self._limits(facts)
         for shape in design.first_prefill(goal, limits):
             await self._prefill_point(shape)
-        for doubted in [point.shape for point in self.points if point.defects and isinstance(point.shape, PrefillShape)]:
-            if len(self._of(PrefillShape)) < self.sweep.options.most_prefill_points:
+        for doubted in [point.shape for point in self.known.points if point.defects and isinstance(point.shape, PrefillShape)]:
+            if len(self.known.tried(PrefillShape)) < self.sweep.options.most_prefill_points:
                 await self._prefill_point(design.beside(doubted))
-        while len(self._of(PrefillShape)) < self.sweep.options.most_prefill_points:
-            following = design.next_prefill(self._prefill_known())
-            if following is None or following in self._of(PrefillShape):
+        while len(self.known.tried(PrefillShape)) < self.sweep.options.most_prefill_points:
+            following = design.next_prefill(self.known.prefill())
+            if following is None or following in self.known.tried(PrefillShape):
                 break
             await self._prefill_point(following)
-        if known := self._prefill_known():
+        if known := self.known.prefill():
             await self._prefill_point(design.queued_prefill(goal, known))
 
     async def _decode(self, facts: EngineFacts) -> None:
         goal, most = self.sweep.goal, self.sweep.options.most_decode_points
         for _ in range(2):  # an engine that runs fewer than the first steps shows it at the first step
             for shape in design.first_decode(goal, self._limits(facts)):
-                if shape not in self._of(DecodeShape):
+                if shape not in self.known.tried(DecodeShape):
                     await self._decode_point(shape, facts)
         for _ in range(design.AIMS):
-            aimed = design.next_aim(goal, self._limits(facts), self._decode_known())
-            if aimed is None or aimed in self._of(DecodeShape) or self._surface_points() >= most - CORNERS:
+            aimed = design.next_aim(goal, self._limits(facts), self.known.decode())
+            if aimed is None or aimed in self.known.tried(DecodeShape) or self.known.surface_points() >= most - CORNERS:
                 break
             await self._decode_point(aimed, facts)
         await self._check_capacity(facts)
         # A corner that showed a limit of the engine is aimed at anew, below the limit.
         for _ in range(CORNERS * CORNER_AIMS):
-            known, tried = self._decode_known(), self._of(DecodeShape)
+            known, tried = self.known.decode(), self.known.tried(DecodeShape)
             corners = [shape for shape in design.corners(goal, self._limits(facts), known) if shape not in tried]
             missing = [shape for shape in corners if all(point.shape.isl_tokens != shape.isl_tokens for point in known)]
-            if not missing or self._surface_points() >= most:
+            if not missing or self.known.surface_points() >= most:
                 break
             await self._decode_point(missing[0], facts)
-        while self._surface_points() < most:
-            following = design.next_decode(goal, self._limits(facts), self._decode_known())
-            if following is None or following in self._of(DecodeShape):
+        while self.known.surface_points() < most:
+            following = design.next_decode(goal, self._limits(facts), self.known.decode())
+            if following is None or following in self.known.tried(DecodeShape):
                 break
             await self._decode_point(following, facts)
 
@@ -282,28 +297,28 @@ class _Mapping:
         label = f"{self.deployment.mapping.label}: {shape.label}"
         point = self.sweep.checkpoint.point(key)
         if point is not None:
-            self.points.append(point)
+            self.known.points.append(point)
             if key not in self.sweep.own_keys:  # else measured on this engine before it was started again, and told
-                self.sweep.tally.reused += 1
+                self.sweep.count(self.deployment, reused=True)
                 self.sweep.tell(label, point, reused=True)
             return
         await self._running()
+        await self._turn.give_way()
         self.sweep.tell(label)
         point = await self._tried(shape, measure)
         self.sweep.checkpoint.save_point(key, point)
         self.sweep.own_keys.add(key)
-        self.sweep.tally.measured += 1
-        self.points.append(point)
+        self.sweep.count(self.deployment, reused=False)
+        self.known.points.append(point)
         self.sweep.tell(label, point)
 
     async def _tried(self, shape: Shape, measure: Callable[[], Awaitable[Point]]) -> Point:
         point = await measure()
-        self._check_alive(shape.label)
-        if point.defects and not capped(point):
-            assert self._engine is not None
-            await self._engine.end_staircase()
-            again = await measure()
-            self._check_alive(shape.label)
+        await self._check_alive(shape.label, doubted=bool(point.defects))
+        if point.defects and (self._turn.among_others or not capped(point)):
+            async with self._turn.alone():
+                again = await measure()
+            await self._check_alive(shape.label, doubted=bool(again.defects))
             point = measured_again(point, again)
         empty = point.prefill is None and point.decode is None
         self._hopeless = self._hopeless + 1 if empty else 0
@@ -313,17 +328,21 @@ class _Mapping:
             )
         return point
 
-    def _check_alive(self, during: str, running: RunningEngine | None = None) -> None:
+    async def _check_alive(self, during: str, running: RunningEngine | None = None, *, doubted: bool = False) -> None:
         running = self._engine.running if self._engine else running
-        ended = running.ended() if running else ""
+        ended = await running.ended(doubted=doubted) if running else ""
         if ended:
             raise EngineError(f"{self.deployment.label}: the engine ended during {during}: {ended}", hint="see the engine's log", retry=True)
+
+    async def _quiet(self) -> None:
+        if self._engine is not None:
+            await self._engine.end_staircase()
 
     async def _check_capacity(self, facts: EngineFacts) -> None:
         """A KV capacity below the truth hides batches that the engine could run: where the cache seems to be the limit, a third more must wait."""
         goal, limits = self.sweep.goal, self._limits(facts)
         most = limits.most_requests(goal.isl_tokens)
-        here = [point for point in self._decode_known() if point.shape == DecodeShape(goal.isl_tokens, most)]
+        here = [point for point in self.known.decode() if point.shape == DecodeShape(goal.isl_tokens, most)]
         if not here or facts.kv_source == GIVEN or most in (limits.max_sequences, design.MOST_REQUESTS):
             return
         beyond = DecodeShape(goal.isl_tokens, int(facts.max_kv_tokens / here[0].context_tokens * OVERFILL) + 1)
@@ -337,7 +356,7 @@ class _Mapping:
 
     def _explain_limit(self, facts: EngineFacts) -> None:
         """A KV capacity above the truth shows as batches that do not all run."""
-        shown = [point.decode for point in self.points if point.decode and capped(point)]
+        shown = [point.decode for point in self.known.points if point.decode and capped(point)]
         if not shown or facts.kv_source == GIVEN:
             return
         held_tokens = max(seen.running * seen.context_tokens for seen in shown)
@@ -350,43 +369,21 @@ class _Mapping:
         point = self.sweep.checkpoint.point(key)
         if point is None:
             engine = await self._running()
+            await self._turn.give_way()
             point = await (await engine.staircase(shape, max_tokens)).at(shape.batch)
             await engine.end_staircase()
-            self._check_alive(shape.label)
+            await self._check_alive(shape.label, doubted=bool(point.defects))
             self.sweep.checkpoint.save_point(key, point)
         return point.decode.running * point.decode.context_tokens if point.decode else 0.0
 
-    # what is known so far
-
-    def _of(self, kind: type[Shape]) -> list[Shape]:
-        return [point.shape for point in self.points if isinstance(point.shape, kind) and getattr(point.shape, "concurrency", 1) == 1]
-
-    def _surface_points(self) -> int:
-        """Decode points that count against the budget: one that only showed a limit of the engine is none of its surface."""
-        return sum(isinstance(point.shape, DecodeShape) and not capped(point) for point in self.points)
-
-    def _prefill_known(self) -> list[PrefillKnown]:
-        return [
-            PrefillKnown(point.prefill.isl_tokens, point.prefill.typical_ms)
-            for point in self.points
-            if point.prefill and not point.defects and isinstance(point.shape, PrefillShape) and point.shape.concurrency == 1
-        ]
-
-    def _decode_known(self) -> list[DecodeKnown]:
-        return [
-            DecodeKnown(point.shape, point.decode.running, point.decode.context_tokens, point.decode.mean_ms)
-            for point in self.points
-            if point.decode and not point.defects and isinstance(point.shape, DecodeShape)
-            if LITTLE_RANGE[0] <= point.decode.little_ratio(point.shape.batch) <= LITTLE_RANGE[1]
-        ]
-
     def _limits(self, facts: EngineFacts) -> Limits:
-        """As the engine says, and as its points have shown."""
-        shown = [point.decode.running for point in self.points if point.decode and capped(point)]
-        known = [cap for cap in (facts.max_sequences, *shown) if cap]
-        return Limits(self.sweep.options.max_context_tokens, facts.max_kv_tokens, min(known) if known else None)
+        return self.known.limits(facts, self.sweep.options.max_context_tokens)
 
 
 def _expected(deployment: Deployment) -> int:
     prefill = EXPECTED_PREFILL if deployment.phase is not Phase.DECODE else 0
     return prefill + (EXPECTED_DECODE if deployment.phase is not Phase.PREFILL else 0)
+
+
+def _reason(deployment: Deployment, error: PlannerError) -> str:
+    return str(error).removeprefix(f"{deployment.label}: ")
