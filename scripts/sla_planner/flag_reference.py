@@ -9,8 +9,14 @@ from sla_planner.atomic import write_text
 from sla_planner.config import ENV_PREFIX, Config, Entry, entries, section_of
 from sla_planner.planner_config import PlannerConfig
 from sla_planner.sweep_config import SweepConfig
+from sla_planner.volume_config import DownloadConfig, InjectConfig
 
-STAGES: dict[str, type[Config]] = {"planner": PlannerConfig, "profile-sweep": SweepConfig}
+STAGES: dict[str, type[Config]] = {
+    "planner": PlannerConfig,
+    "profile-sweep": SweepConfig,
+    "inject-config": InjectConfig,
+    "download-results": DownloadConfig,
+}
 
 _HEAD = f"""# Flags of `sla-planner {{stage}}`
 

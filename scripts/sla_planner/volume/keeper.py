@@ -1,0 +1,59 @@
+"""The first process of an access pod: it keeps the pod open while a client is there, and ends it afterwards. Standard library only.
+
+Agents (`agent.py`) are started in the pod by exec and hold a connection to the keeper while they live; the kernel closes it however they end. When
+nobody has been connected for `GRACE_S`, which is long enough to come back after a broken connection, the keeper ends and with it the pod. So a pod
+whose client was killed, or whose cluster connection broke for good, takes itself away.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+
+KEEPER_ADDRESS = "\0sla-planner-volume"  # of Linux' abstract sockets: no file, and nobody outside the pod can reach it
+GRACE_S = 90.0
+
+
+def keep(address: str, grace_s: float) -> None:
+    """Returns when no agent has been connected for `grace_s`."""
+    with socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as selector:
+        server.bind(address)
+        server.listen()
+        selector.register(server, selectors.EVENT_READ)
+        agents: set[socket.socket] = set()
+        alone_since_s = time.monotonic()
+        while True:
+            left_s = None if agents else alone_since_s + grace_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return
+            for key, _ in selector.select(left_s):
+                if key.fileobj is server:
+                    agent, _ = server.accept()
+                    agents.add(agent)
+                    selector.register(agent, selectors.EVENT_READ)
+                elif isinstance(key.fileobj, socket.socket) and not key.fileobj.recv(1):
+                    selector.unregister(key.fileobj)
+                    agents.discard(key.fileobj)
+                    key.fileobj.close()
+                    alone_since_s = time.monotonic()
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def main() -> None:
+    """`python -m sla_planner.volume.keeper`"""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)  # the first process of a container has no default for them
+    sys.stdout.write(f"The volume is at hand; this pod ends {GRACE_S:.0f} s after its last client\n")
+    sys.stdout.flush()
+    keep(KEEPER_ADDRESS, GRACE_S)
+
+
+if __name__ == "__main__":
+    main()
