@@ -16,7 +16,7 @@ import pytest
 
 from sla_planner.engines.simulated.fleet import Fleet
 from sla_planner.engines.simulated.options import FleetOptions
-from sla_planner.engines.simulated.worker import Request
+from sla_planner.engines.simulated.routing import Request
 from sla_planner.model.batching import BatchingLaw
 from sla_planner.model.engine import Engine, ItlLaw, OperatingPoint
 
@@ -109,6 +109,8 @@ class Submitted:
 
 class World:
     """What a test needs of the simulated fleet."""
+
+    loop_factory = VirtualLoop
 
     def options(self, *, max_batched_tokens: int = 8192, max_sequences: int = 1024, same_gpus: bool = False, **changes: Any) -> FleetOptions:
         engine = Engine(HandMadePrefill(4 if same_gpus else 2), HandMadeDecode(), ItlLaw(5.0, 1.0, 0.001))

@@ -8,7 +8,7 @@ import pytest
 
 from sla_planner.engines.simulated.fleet import Fleet
 from sla_planner.engines.simulated.options import Mode, Role
-from sla_planner.engines.simulated.worker import State
+from sla_planner.engines.simulated.routing import State
 from sla_planner.errors import UsageError
 
 

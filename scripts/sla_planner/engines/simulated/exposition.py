@@ -4,7 +4,8 @@ As in Dynamo: `requests_total` counts at completion; TTFT and ITL are of streami
 `queued_requests` are those without a first token yet. A request that was refused (4xx) is in no metric.
 
 The gauges carry `role` and `worker`. As vLLM does, a worker that decodes states its KV capacity as labels of `cache_config_info`, in whole blocks of
-`BLOCK_TOKENS`: capacity = num_gpu_blocks * block_size. Waiting requests wait in queues that the workers of a role share: `worker="shared"`.
+`BLOCK_TOKENS`: capacity = num_gpu_blocks * block_size. Waiting requests wait in queues that the workers of a role share: `worker="shared"`. A worker
+that is a process of its own exports its gauges; what waits for it waits in its frontend, and is in `queued_requests` there.
 
 Counts are plain integers and lists: an observation per token has to cost well under a microsecond.
 """
@@ -126,7 +127,7 @@ class FleetMetrics:
         running = GaugeMetricFamily("vllm:num_requests_running", "Number of requests in model execution batches.", labels=labels)
         kv_usage = GaugeMetricFamily("vllm:kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", labels=labels)
         waiting = GaugeMetricFamily("vllm:num_requests_waiting", "Number of requests waiting to be processed.", labels=labels)
-        capacity = self._fleet.options.law.engine.decode.max_kv_tokens
+        capacity = self._fleet.max_kv_tokens
         for worker in self._fleet.workers():
             running.add_metric([self._model, worker.role, worker.name], worker.load)
             kv_usage.add_metric([self._model, worker.role, worker.name], worker.kv_tokens / capacity)
@@ -146,12 +147,12 @@ class FleetMetrics:
 
 
 class Exposition:
-    """The text of /metrics."""
+    """The text of /metrics: what this process counts as a frontend, as a fleet of workers, or as both."""
 
-    def __init__(self, frontend: FrontendMetrics, fleet: FleetMetrics) -> None:
+    def __init__(self, *counted: FrontendMetrics | FleetMetrics) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(frontend)
-        self._registry.register(fleet)
+        for each in counted:
+            self._registry.register(each)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -29,7 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 
 from sla_planner.engines.simulated.fleet import Fleet
 from sla_planner.engines.simulated.options import Role
-from sla_planner.engines.simulated.worker import State, Worker
+from sla_planner.engines.simulated.routing import State
+from sla_planner.engines.simulated.worker import Worker
 from sla_planner.errors import UsageError
 
 EXAMPLE = 'example: {"kind": "hang", "role": "decode", "duration_s": 10}'
@@ -93,9 +94,9 @@ def parse_fault(text: str | bytes) -> Fault:
 
 
 class FaultInjector:
-    """Strikes the workers of a fleet; the HTTP front asks it what else is wrong, and waits for `ended`."""
+    """Strikes the workers of a fleet (None: this process has none); the HTTP front asks it what else is wrong, and waits for `ended`."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet | None) -> None:
         self._fleet = fleet
         self._loop = asyncio.get_running_loop()
         self._active: list[Fault] = []  # of the whole engine
@@ -163,6 +164,8 @@ class FaultInjector:
             self._loop.call_later(fault.duration_s, undo)
 
     def _find(self, fault: Fault) -> Worker:
+        if self._fleet is None:
+            raise UsageError("the workers of this frontend are processes of their own", hint="send the fault to the worker")
         known = list(self._fleet.workers())
         for worker in known:
             if fault.worker == worker.name or (fault.worker is None and worker.role is fault.role and worker.state is State.READY):

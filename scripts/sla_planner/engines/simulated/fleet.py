@@ -1,118 +1,74 @@
-"""A fleet of simulated workers: one queue of prompts, routing, admission, scaling. No HTTP: requests come as objects, tokens go to their sinks.
+"""A fleet of simulated workers in this process: launch, start-up, scaling. Which request goes where: routing.py.
 
-    prompt --> waiting (FCFS) --> a prefill worker, in a batch --> first token
-           --> handover (FCFS) --> the ready decode worker with the fewest requests that admits it --> one token per step
-
-A request that no decode worker admits (KV full, sequence limit, none ready) waits in the handover, and those behind it wait too.
 Scaling up launches workers, also while others drain: a worker that drains never comes back. Scaling down takes starting workers first, then those
 with the fewest requests, then the newest.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from sla_planner.engines.simulated.options import FleetOptions, Mode, Role
+from sla_planner.engines.simulated.options import FleetOptions, Role
 from sla_planner.engines.simulated.roles import AggregatedWorker, DecodeWorker, PrefillWorker
+from sla_planner.engines.simulated.routing import Routing, State
 from sla_planner.engines.simulated.timing import Durations
-from sla_planner.engines.simulated.worker import Request, Shared, State, Worker
+from sla_planner.engines.simulated.worker import Shared, Worker
 
 WORKER_TYPES: dict[Role, type[Worker]] = {Role.PREFILL: PrefillWorker, Role.DECODE: DecodeWorker, Role.AGG: AggregatedWorker}
 
 
-class Fleet:
-    """Lives on the running event loop. `start()` launches the initial workers, ready at once; `close()` ends all."""
+class Fleet(Routing):
+    """Lives on the running event loop. `start()` launches the initial workers; `close()` ends all. `watcher` hears of every change of a state."""
 
     def __init__(self, options: FleetOptions) -> None:
+        super().__init__()
         engine = options.law.engine
         self.options = options
-        self.shared = Shared(options.law, Durations(options))
-        self.handover: deque[Request] = deque()
+        self.shared = Shared(options.law, Durations(options), self.waiting)
         self.targets: dict[Role, int] = {}
+        self.watcher: Callable[[Worker], None] | None = None
         self._workers: dict[Role, list[Worker]] = {}
         self._gpus = {Role.PREFILL: engine.prefill.gpus, Role.DECODE: engine.decode.gpus, Role.AGG: engine.decode.gpus}
         self._launched: dict[Role, int] = {}
         self._past_gpu_seconds: dict[Role, float] = {}
 
     @property
-    def waiting(self) -> deque[Request]:
-        return self.shared.waiting
-
-    @property
     def roles(self) -> tuple[Role, ...]:
         return tuple(self._workers)
 
+    @property
+    def max_kv_tokens(self) -> int:
+        return self.options.law.engine.decode.max_kv_tokens
+
     def workers(self, role: Role | None = None) -> Iterator[Worker]:
-        """Workers from launch to exit, of one role or of all."""
         for each in (role,) if role else self.roles:
             yield from self._workers[each]
 
+    def decoding(self) -> Iterator[DecodeWorker]:
+        return (worker for worker in self.workers(Role.DECODE) if isinstance(worker, DecodeWorker))
+
     def start(self) -> None:
-        initial = {Role.PREFILL: self.options.prefill_workers, Role.DECODE: self.options.decode_workers}
-        if self.options.mode is Mode.AGG:
-            initial = {Role.AGG: 1}
-        for role, count in initial.items():
+        startup_s = self.shared.durations.startup_s() if self.options.mode.worker_role else 0.0
+        for role, count in self.options.initial_workers().items():
             self._workers[role], self._launched[role], self._past_gpu_seconds[role] = [], 0, 0.0
             self.targets[role] = count
             for _ in range(count):
-                self._launch(role, 0.0)
+                self._launch(role, startup_s)
 
     def close(self) -> None:
         for worker in list(self.workers()):
             worker.stop()
 
-    # requests
-
-    def submit(self, request: Request) -> None:
-        self.waiting.append(request)
-        self._feed()
-
-    def cancel(self, request: Request) -> None:
-        """The client has gone: free what the request holds. Nothing happens for one that is over."""
-        if request.worker is not None:
-            request.worker.drop(request)
-            self.slot_freed()
-            return
-        for queue in (self.waiting, self.handover):
-            if request in queue:
-                queue.remove(request)
-
-    def _feed(self) -> None:
-        """Idle workers that prefill look at the queue."""
-        for worker in self.workers():
-            if not self.waiting:
-                return
-            if worker.role is not Role.DECODE:
-                worker.kick()
-
-    # what workers report
-
-    def prefilled(self, requests: Iterable[Request]) -> None:
-        self.handover.extend(requests)
-        self.slot_freed()
-
-    def slot_freed(self) -> None:
-        """Place what waits for decode."""
-        joined: dict[Worker, None] = {}
-        while self.handover:
-            ready = (worker for worker in self.workers(Role.DECODE) if worker.state is State.READY)
-            able = [worker for worker in ready if isinstance(worker, DecodeWorker) and worker.admits(self.handover[0])]
-            if not able:
-                break
-            chosen = min(able, key=lambda worker: worker.load)
-            chosen.join(self.handover.popleft())
-            joined[chosen] = None
-        for worker in joined:
-            worker.kick()
-
-    def has_ready_worker(self) -> None:
-        self.slot_freed()
-        self._feed()
-
-    def is_gone(self, worker: Worker) -> None:
-        self._workers[worker.role].remove(worker)
-        self._past_gpu_seconds[worker.role] += worker.gpu_seconds()
+    def state_changed(self, worker: Worker) -> None:
+        if worker.state is State.READY:
+            self.has_ready_worker()
+        elif worker.state is State.GONE:
+            self._workers[worker.role].remove(worker)
+            self._past_gpu_seconds[worker.role] += worker.gpu_seconds()
+        if self.watcher is not None:
+            self.watcher(worker)
 
     # scaling
 
@@ -148,6 +104,24 @@ class Fleet:
         """Wall-clock seconds times GPUs, from launch to exit, over all workers this role has had."""
         return self._past_gpu_seconds[role] + sum(worker.gpu_seconds() for worker in self.workers(role))
 
-    def serves(self) -> bool:
-        """Whether a request that comes now would be worked on: a ready worker in every role."""
-        return all(self._in_state(role, State.READY) for role in self.roles)
+    def describe(self) -> dict[str, Any]:
+        """`gpu_seconds`: wall-clock seconds times GPUs, from launch to exit, start-up and drain included. `max_kv_tokens`: of one worker that
+        decodes, as /metrics states it."""
+        statistics = self.shared.statistics
+        p50, p95 = statistics.error_percentiles()
+        return super().describe() | {
+            "targets": {role: self.targets[role] for role in self.roles},
+            "settled": self.settled,
+            "gpu_seconds": {role: self.gpu_seconds(role) for role in self.roles},
+            "max_kv_tokens": self.options.stated_kv_tokens,
+            "max_sequences": self.options.law.max_sequences,
+            "timing": {
+                "steps": statistics.steps,
+                "late_steps": statistics.late_steps,
+                "late_share": statistics.late_share,
+                "step_error_p50": p50,
+                "step_error_p95": p95,
+                "keeps_up": statistics.keeps_up,
+                "cpu_s": time.process_time(),
+            },
+        }

@@ -1,9 +1,12 @@
-"""What a simulated fleet is made of.
+"""What a simulated engine is made of.
 
-Two shapes: `agg`, one worker that does prefill and decode, as a profile sweep measures it; `disagg`, a pool of prefill workers and a pool of decode
-workers.
-Workers of the initial counts are ready at once; workers added later take `startup_s` plus a uniform share of `startup_jitter_s`. With `time_scale` X
-everything that the engine does, start-up included, takes 1/X of its time.
+    agg               one worker that does prefill and decode, as a profile sweep measures it
+    disagg            a pool of prefill workers and a pool of decode workers, and their frontend, in one process
+    prefill, decode   one worker, for a frontend elsewhere
+    frontend          a frontend whose workers are processes elsewhere
+
+Workers of a pool's initial count are ready at once; a worker added later, and one that is a process of its own, takes `startup_s` plus a uniform
+share of `startup_jitter_s`. With `time_scale` X everything that the engine does, start-up included, takes 1/X of its time.
 """
 
 from __future__ import annotations
@@ -16,15 +19,25 @@ from sla_planner.errors import UsageError
 from sla_planner.model.batching import BatchingLaw
 
 
-class Mode(StrEnum):
-    AGG = "agg"
-    DISAGG = "disagg"
-
-
 class Role(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     AGG = "agg"
+
+
+class Mode(StrEnum):
+    """What one process is."""
+
+    AGG = "agg"
+    DISAGG = "disagg"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    FRONTEND = "frontend"
+
+    @property
+    def worker_role(self) -> Role | None:
+        """Of a process that is one worker for a frontend elsewhere."""
+        return {Mode.PREFILL: Role.PREFILL, Mode.DECODE: Role.DECODE}.get(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,11 @@ class FleetOptions:
     def stated_kv_tokens(self) -> int:
         """What the engine says of its KV capacity, per worker."""
         return self.law.engine.decode.max_kv_tokens if self.reported_kv_tokens is None else self.reported_kv_tokens
+
+    def initial_workers(self) -> dict[Role, int]:
+        if self.mode is Mode.DISAGG:
+            return {Role.PREFILL: self.prefill_workers, Role.DECODE: self.decode_workers}
+        return {self.mode.worker_role or Role.AGG: 1}
 
     def __post_init__(self) -> None:
         for name in ("prefill_workers", "decode_workers", "startup_s", "startup_jitter_s", "noise"):

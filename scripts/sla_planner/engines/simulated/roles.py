@@ -12,7 +12,8 @@ from __future__ import annotations
 from itertools import islice
 
 from sla_planner.engines.simulated.options import Role
-from sla_planner.engines.simulated.worker import Dispatch, Request, State, Worker
+from sla_planner.engines.simulated.routing import Request, State
+from sla_planner.engines.simulated.worker import Dispatch, Worker
 
 
 class PrefillWorker(Worker):
@@ -47,15 +48,7 @@ class PrefillWorker(Worker):
         return self._shared.durations.prefill_s(self.kv_tokens)
 
     def _finish(self, now_s: float) -> None:
-        batch = self._evict()
-        onward = []
-        for request in batch:
-            request.worker = None
-            if request.emit(now_s):
-                request.sink.done()
-            else:
-                onward.append(request)
-        self._fleet.prefilled(onward)
+        self._fleet.prefilled(self._evict(), now_s)
 
     def _evict(self) -> list[Request]:
         batch, self._batch = self._batch, []

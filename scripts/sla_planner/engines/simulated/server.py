@@ -1,4 +1,4 @@
-"""The HTTP front of the simulated engine: OpenAI endpoints, /health, /metrics, and /sim/* for whoever runs the simulation.
+"""The OpenAI endpoints of the simulated engine, over workers in this process or elsewhere.
 
 A streamed answer begins with its first token: until then a failure still gets a status code of its own. aiohttp opens and closes the answer; the
 token events between go straight to the transport: a token costs a function call and a system call, not a coroutine.
@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from sla_planner.engines.simulated.api import ApiError, Call, Endpoint, Prompts, parse_call
-from sla_planner.engines.simulated.exposition import Exposition, FleetMetrics, FrontendMetrics
-from sla_planner.engines.simulated.faults import FaultInjector, parse_fault
-from sla_planner.engines.simulated.fleet import Fleet
+from sla_planner.engines.simulated.exposition import FrontendMetrics
+from sla_planner.engines.simulated.faults import FaultInjector
+from sla_planner.engines.simulated.routing import Request, Routing
 from sla_planner.engines.simulated.wire import DONE, AnswerText, event, http_chunk
-from sla_planner.engines.simulated.worker import Request
-from sla_planner.errors import UsageError
 
 MAX_BODY_BYTES = 64 * 2**20
 ROUTES = {"/v1/chat/completions": Endpoint.CHAT, "/v1/completions": Endpoint.COMPLETIONS}
@@ -92,6 +87,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedModel:
+    """`seed`: of output lengths."""
+
+    name: str
+    prompts: Prompts = Prompts.IDS
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """One request on its way through the front."""
 
@@ -102,47 +106,40 @@ class Served:
     text: AnswerText
 
 
-class EngineServer:
-    """Routes. `fleet` must have been started on the running loop."""
+class OpenAiFront:
+    """Counts in `metrics` what it serves."""
 
-    def __init__(self, fleet: Fleet, model: str, prompts: Prompts = Prompts.IDS) -> None:
-        self.faults = FaultInjector(fleet)
-        self._fleet = fleet
-        self._model = model
-        self._prompts = prompts
+    def __init__(self, routing: Routing, faults: FaultInjector, metrics: FrontendMetrics, served: ServedModel) -> None:
+        self._routing = routing
+        self._faults = faults
+        self._metrics = metrics
+        self._model = served.name
+        self._prompts = served.prompts
         self._loop = asyncio.get_running_loop()
-        self._metrics = FrontendMetrics(model)
-        self._exposition = Exposition(self._metrics, FleetMetrics(fleet, model))
-        self._eos = random.Random(fleet.options.seed)
+        self._eos = random.Random(served.seed)
         self._numbers = count()
 
-    def app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[errors_as_json])
+    def add_routes(self, app: web.Application) -> None:
         for path in ROUTES:
             app.router.add_post(path, self._generate)
         app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/metrics", self._metrics_text)
-        app.router.add_get("/sim/state", self._state)
-        app.router.add_post("/sim/faults", self._fault)
-        return app
 
     async def _generate(self, http: web.Request) -> web.StreamResponse:
         arrived_s = self._loop.time()
-        capacity = self._fleet.options.law.engine.decode.max_kv_tokens
-        call = parse_call(ROUTES[http.path], await http.read(), model=self._model, max_kv_tokens=capacity, prompts=self._prompts)
+        raw = await http.read()
+        call = parse_call(ROUTES[http.path], raw, model=self._model, max_kv_tokens=self._routing.max_kv_tokens, prompts=self._prompts)
         if call.stream and http.version < HttpVersion11:
             raise ApiError(400, "streaming needs HTTP/1.1")
-        osl_tokens = self.faults.shortened(call.draw_osl(self._eos))
+        osl_tokens = self._faults.shortened(call.draw_osl(self._eos))
         answer = Answer(osl_tokens, self._metrics, arrived_s=arrived_s, stream=call.stream)
         request = Request(call.isl_tokens, osl_tokens, answer)
         served = Served(http, call, request, answer, AnswerText(call, osl_tokens, self._model, next(self._numbers)))
         self._metrics.started(call)
         error_type = "cancelled"
         try:
-            if self.faults.refuses():
+            if self._faults.refuses():
                 raise ApiError(500, "no answer, as a fault asked", "internal_error")
-            self._fleet.submit(request)
+            self._routing.submit(request)
             response = await (self._stream(served) if call.stream else self._whole(served))
             error_type = "internal" if answer.error else ""
             return response
@@ -151,7 +148,7 @@ class EngineServer:
             raise
         finally:
             if error_type == "cancelled":
-                self._fleet.cancel(request)
+                self._routing.cancel(request)
             self._metrics.finished(call, osl_tokens=answer.emitted, duration_s=self._loop.time() - arrived_s, error_type=error_type)
 
     async def _whole(self, served: Served) -> web.StreamResponse:
@@ -179,63 +176,6 @@ class EngineServer:
     async def _models(self, _: web.Request) -> web.Response:
         model = {"id": self._model, "object": "model", "created": 0, "owned_by": "sla-planner"}
         return web.json_response({"object": "list", "data": [model]})
-
-    async def _health(self, _: web.Request) -> web.Response:
-        serves = self._fleet.serves()
-        return web.json_response({"status": "healthy" if serves else "no worker is ready"}, status=200 if serves else 503)
-
-    async def _metrics_text(self, _: web.Request) -> web.Response:
-        if self.faults.metrics_gone:
-            raise ApiError(503, "metrics are gone, as a fault asked", "service_unavailable")
-        return web.Response(body=self._exposition.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    async def _fault(self, http: web.Request) -> web.Response:
-        try:
-            struck = self.faults.inject(parse_fault(await http.read()))
-        except UsageError as error:
-            raise ApiError(422, str(error)) from None
-        return web.json_response({"struck": struck})
-
-    async def _state(self, _: web.Request) -> web.Response:
-        return web.json_response(fleet_state(self._fleet) | {"metrics_gone": self.faults.metrics_gone})
-
-
-def fleet_state(fleet: Fleet) -> dict[str, Any]:
-    """What /sim/state says of the fleet. `gpu_seconds`: wall-clock seconds times GPUs, from launch to exit, start-up and drain included.
-    `max_kv_tokens`: of one worker that decodes, as /metrics states it."""
-    statistics = fleet.shared.statistics
-    p50, p95 = statistics.error_percentiles()
-    return {
-        "workers": {
-            role: [
-                {
-                    "name": worker.name,
-                    "state": worker.state,
-                    "requests": worker.load,
-                    "kv_tokens": worker.kv_tokens,
-                    "hung": worker.hung,
-                    "slowness": worker.slowness,
-                }
-                for worker in fleet.workers(role)
-            ]
-            for role in fleet.roles
-        },
-        "targets": {role: fleet.targets[role] for role in fleet.roles},
-        "settled": fleet.settled,
-        "queued": {"prefill": len(fleet.waiting), "decode": len(fleet.handover)},
-        "gpu_seconds": {role: fleet.gpu_seconds(role) for role in fleet.roles},
-        "max_kv_tokens": fleet.options.stated_kv_tokens,
-        "max_sequences": fleet.options.law.max_sequences,
-        "timing": {
-            "steps": statistics.steps,
-            "late_steps": statistics.late_steps,
-            "late_share": statistics.late_share,
-            "step_error_p50": p50,
-            "step_error_p95": p95,
-            "keeps_up": statistics.keeps_up,
-            "cpu_s": time.process_time(),
-        },
-    }
 
 
 @web.middleware

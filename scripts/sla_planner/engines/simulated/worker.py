@@ -12,53 +12,14 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from sla_planner.engines.simulated.options import Role
+from sla_planner.engines.simulated.routing import Request, State
 from sla_planner.engines.simulated.timing import Durations, StepStatistics
 from sla_planner.model.batching import BatchingLaw
 
 MAX_LAG_S = 0.25  # a loop that was held up for longer does not try to catch up
-
-
-class State(StrEnum):
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    GONE = "gone"
-
-
-class Sink(Protocol):
-    """Who gets the tokens. Called from the step loop of a worker: must not block."""
-
-    def token(self, now_s: float) -> None: ...
-
-    def done(self) -> None: ...
-
-    def failed(self, message: str) -> None: ...
-
-
-@dataclass(eq=False, slots=True)
-class Request:
-    """`osl_tokens` is the length the output will have; its first token comes with the end of prefill."""
-
-    isl_tokens: int
-    osl_tokens: int
-    sink: Sink
-    emitted: int = 0
-    worker: Worker | None = None  # who holds it; None while it waits
-    dropped: bool = False
-
-    @property
-    def kv_tokens(self) -> int:
-        return self.isl_tokens + self.emitted
-
-    def emit(self, now_s: float) -> bool:
-        """One more token; True when it was the last."""
-        self.emitted += 1
-        self.sink.token(now_s)
-        return self.emitted >= self.osl_tokens
 
 
 @dataclass(slots=True)
@@ -67,8 +28,8 @@ class Shared:
 
     law: BatchingLaw
     durations: Durations
+    waiting: deque[Request]  # prompts, first come first served
     statistics: StepStatistics = field(default_factory=StepStatistics)
-    waiting: deque[Request] = field(default_factory=deque)  # prompts, first come first served
 
 
 class Dispatch(Protocol):
@@ -76,13 +37,11 @@ class Dispatch(Protocol):
 
     shared: Shared
 
-    def prefilled(self, requests: Iterable[Request]) -> None: ...
+    def prefilled(self, batch: Iterable[Request], now_s: float) -> None: ...
 
     def slot_freed(self) -> None: ...
 
-    def has_ready_worker(self) -> None: ...
-
-    def is_gone(self, worker: Worker) -> None: ...
+    def state_changed(self, worker: Worker) -> None: ...
 
 
 class Worker(ABC):
@@ -133,10 +92,21 @@ class Worker(ABC):
     def _evict(self) -> list[Request]:
         """Give up every request."""
 
+    def describe(self) -> dict[str, Any]:
+        """For /sim/state."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "requests": self.load,
+            "kv_tokens": self.kv_tokens,
+            "hung": self.hung,
+            "slowness": self.slowness,
+        }
+
     # lifecycle
 
     def launch(self, startup_s: float) -> None:
-        self.state = State.STARTING
+        self._enter(State.STARTING)
         if startup_s > 0:
             self._start_timer = self._loop.call_later(startup_s, self._become_ready)
         else:
@@ -145,23 +115,25 @@ class Worker(ABC):
     def drain(self) -> None:
         """Take no new work and leave when the present work is done; at once when there is none."""
         idle = self.state is State.STARTING or not self._busy
-        self.state = State.DRAINING
+        self._enter(State.DRAINING)
         if idle:
             self.stop()
 
     def stop(self) -> None:
         """Leave now. The requests it holds, if any, hear nothing more."""
         self._cancel_timers()
-        self.state = State.GONE
-        self._fleet.is_gone(self)
+        self._enter(State.GONE)
 
     def gpu_seconds(self) -> float:
         return self.gpus * (self._loop.time() - self._launched_s)
 
     def _become_ready(self) -> None:
         self._start_timer = None
-        self.state = State.READY
-        self._fleet.has_ready_worker()
+        self._enter(State.READY)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._fleet.state_changed(self)
 
     def _cancel_timers(self) -> None:
         for timer in (self._start_timer, self._step_timer):
@@ -172,11 +144,11 @@ class Worker(ABC):
 
     # the step clock
 
-    def kick(self) -> None:
-        """There may be something to do."""
+    def kick(self, *, waited: bool = False) -> None:
+        """There may be something to do. `waited`: there was already when the last step ended, so that the next one counts from there."""
         if not self._busy and self.state is State.READY:
             now_s = self._loop.time()
-            self._next_step(now_s, now_s)
+            self._next_step(max(self._deadline_s, now_s - MAX_LAG_S) if waited else now_s, now_s)
 
     def _next_step(self, start_s: float, now_s: float) -> None:
         duration_s = self._begin()
