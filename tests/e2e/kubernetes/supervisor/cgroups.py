@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")  # what a kubelet wants
 PREFIX = "sla-planner-e2e-"
 
 
@@ -18,6 +19,10 @@ def make() -> str:
     name = f"{PREFIX}{os.getpid()}"
     for hierarchy in _hierarchies():
         (hierarchy / name).mkdir(exist_ok=True)
+    if _is_version_2():
+        for controller in CONTROLLERS:
+            with contextlib.suppress(OSError):  # not in this kernel, or already given to version 1
+                (ROOT / "cgroup.subtree_control").write_text(f"+{controller}")
     return name
 
 
@@ -35,6 +40,10 @@ def _all(pattern: str) -> list[Path]:
 
 def _hierarchies() -> list[Path]:
     """Version 2 is mounted at the root, version 1 has one hierarchy per controller; links among those are second names."""
-    if (ROOT / "cgroup.controllers").exists():
+    if _is_version_2():
         return [ROOT]
     return [path for path in ROOT.iterdir() if path.is_dir() and not path.is_symlink()]
+
+
+def _is_version_2() -> bool:
+    return (ROOT / "cgroup.controllers").exists()

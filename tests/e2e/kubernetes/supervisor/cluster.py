@@ -50,13 +50,15 @@ class Cluster:
         self._outcomes: queue.SimpleQueue[int | str] = queue.SimpleQueue()  # a command's exit status, or why the cluster broke
         self._processes = Processes(parts(wish.programs, wish.node_labels), self._outcomes.put)
 
-    def bring_up(self) -> None:
-        """Returns when a pod that is created now would run. Raises ClusterError."""
+    def bring_up(self, archives: list[Path]) -> None:
+        """Returns when a pod of an image in `archives` would run. Raises ClusterError."""
 
         def steps() -> None:
             try:
-                self._start_all()
+                self._start_all(archives)
                 self._outcomes.put(0)
+            except ClusterError as error:
+                self._outcomes.put(str(error))
             except Exception as error:
                 self._outcomes.put(f"it did not come up: {error!r}")
                 raise
@@ -64,12 +66,12 @@ class Cluster:
         threading.Thread(target=steps, daemon=True).start()
         self._outcome(timeout_s=UP_TIMEOUT_S)
 
-    def _start_all(self) -> None:
+    def _start_all(self, archives: list[Path]) -> None:
         for name in STORES:
             self._processes.launch(name)
         self._processes.await_ready("etcd")
         self._processes.launch(API_SERVER)
-        node.load([self._wish.pause_image])
+        node.load([self._wish.pause_image, *archives])
         self._processes.await_ready(API_SERVER)
         for name in CLIENTS:
             self._processes.launch(name)

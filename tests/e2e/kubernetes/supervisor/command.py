@@ -32,7 +32,8 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cluster", description="A real Kubernetes of one node in private namespaces. Exit status 125: it failed itself.")
+    description = "A real Kubernetes of one node in private namespaces. Exit status 125: it failed itself."
+    parser = argparse.ArgumentParser(prog="cluster", description=description)
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
     def add(name: str, action: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -42,13 +43,16 @@ def _parser() -> argparse.ArgumentParser:
 
     add("install", _install, "install what it needs of Debian's packages; starts no service")
     add("build", _build, "build Kubernetes and CoreDNS, if they are not in the cache")
-    add("base", _base, f"make the image {images.BASE_IMAGE}, if it is not in the cache; prints its name")
+    add("base", _base, f"make the image {images.BASE_IMAGE}, Debian with Python, if it is not in the cache; prints its archive")
+    build = add("images", _images, f"run images/build.py on {images.BASE_IMAGE} and the store in the cache; prints the folder with the archives")
+    build.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG", help="for images/build.py")
     add("buildah", _buildah, "run buildah on the store in the cache").add_argument("command", nargs=argparse.REMAINDER, metavar="ARG")
     run = add("run", _run, "bring a cluster up, run a command in it with KUBECONFIG set, take all down; exits with the command's status")
     up = add("up", _up, "bring a cluster up and keep it until this process is ended")
     for sub in (run, up):
+        sub.add_argument("--load", action="append", default=[], type=Path, metavar="ARCHIVE", help="an image archive for the node; repeatable")
         sub.add_argument("--gpus", type=int, default=8, metavar="N", help="nvidia.com/gpu of the node (default: 8)")
-        sub.add_argument("--gpu-product", default="NVIDIA-H200", metavar="NAME", help="the node's label nvidia.com/gpu.product (default: NVIDIA-H200)")
+        sub.add_argument("--gpu-product", default="NVIDIA-H200", metavar="NAME", help="their label on the node (default: NVIDIA-H200)")
     enter = add("enter", _enter, "run a command in the cluster of a running `up`")
     for sub in (run, enter):
         sub.add_argument("command", nargs="+", metavar="COMMAND", help="after --")
@@ -71,7 +75,12 @@ def _build(_arguments: argparse.Namespace) -> int:
 
 
 def _base(_arguments: argparse.Namespace) -> int:
-    print(images.base())
+    print(images.base_archive())
+    return 0
+
+
+def _images(arguments: argparse.Namespace) -> int:
+    print(images.build(arguments.arguments))
     return 0
 
 
@@ -85,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
     def body(cluster: Cluster) -> int:
         status = FAILED
         try:
-            cluster.bring_up()
+            cluster.bring_up(arguments.load)
             status = cluster.run(arguments.command)
         finally:
             if status != 0:
@@ -108,7 +117,7 @@ def _up(arguments: argparse.Namespace) -> int:
             state.flush()
 
         def body(cluster: Cluster) -> int:
-            cluster.bring_up()
+            cluster.bring_up(arguments.load)
             print(f"up; in another shell: {HERE} enter -- kubectl get nodes", flush=True)
             cluster.keep()
             return 0

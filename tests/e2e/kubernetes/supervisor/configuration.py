@@ -1,7 +1,7 @@
 """The files that the parts read: identities, certificates, kubelet, containerd, pod network, DNS.
 
-Identities are static tokens with the names and groups that a real cluster's parts have, so that RBAC, the node authorizer and NodeRestriction decide about
-the same requests. Certificates come from one CA of two days.
+Identities are static tokens with the names and groups that a real cluster's parts have, so that RBAC, the node authorizer and NodeRestriction decide
+about the same requests. Certificates come from one CA of two days.
 """
 
 from __future__ import annotations
@@ -118,11 +118,10 @@ def _kubelet(cgroup: str) -> dict[str, object]:
         "resolvConf": "/dev/null",
         "podLogsDir": str(POD_LOGS),
         "volumePluginDir": str(STATE / "volume-plugins"),
-        # Control groups as they are found: version 1, 2 or both, without systemd, and not ours to divide.
+        # Control groups as they are found: version 1, 2 or both, without systemd. Only pods have limits, not all of them together.
         "failCgroupV1": False,
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{cgroup}",
-        "cgroupsPerQOS": True,
         "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": False,
         "oomScoreAdj": 0,  # a lower one needs CAP_SYS_RESOURCE
@@ -140,7 +139,13 @@ _CONTAINERD = f"""\
 version = 2
 root = "/run/containerd-root"
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+disabled_plugins = [
+  "io.containerd.internal.v1.opt",
+  "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs",
+]
 
 [grpc]
 address = "{CONTAINERD_SOCKET}"
@@ -169,7 +174,12 @@ _POD_NETWORK = {
         {
             "type": "ptp",
             "ipMasq": False,
-            "ipam": {"type": "host-local", "ranges": [[{"subnet": POD_NETWORK}]], "routes": [{"dst": "0.0.0.0/0"}], "dataDir": str(STATE / "addresses")},
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": POD_NETWORK}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+                "dataDir": str(STATE / "addresses"),
+            },
         }
     ],
 }

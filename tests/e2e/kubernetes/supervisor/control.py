@@ -1,4 +1,4 @@
-"""Orders to a running cluster, over a Unix socket inside its namespaces: one JSON line `[order, argument]`, answered by one JSON line `[done, text]`."""
+"""Orders to a running cluster over a Unix socket inside its namespaces: a JSON line `[order, argument]`, answered by a JSON line `[done, text]`."""
 
 from __future__ import annotations
 

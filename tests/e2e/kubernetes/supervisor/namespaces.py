@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 NEW_MOUNTS = 0x00020000
 NEW_PIDS = 0x20000000
@@ -44,7 +45,7 @@ def contained(body: Callable[[], int], started: Callable[[int], None] = lambda _
 
 def inside(init: int, command: list[str], environment: dict[str, str]) -> int:
     """Exit status of `command`, run in the namespaces of `init`, in this directory."""
-    directory = os.getcwd()
+    directory = Path.cwd()
     target = os.pidfd_open(init)
     _check(_libc.setns(target, NEW_MOUNTS | NEW_NETWORK | NEW_PIDS), "setns")
     child = os.fork()
@@ -93,9 +94,9 @@ def _private_mounts() -> None:
     ):
         subprocess.run(["mount", *arguments], check=True)
     for directory in ("/var/lib", "/var/log"):
-        written, work = f"/run{directory}/written", f"/run{directory}/work"
-        os.makedirs(written)
-        os.mkdir(work)
+        written, work = Path(f"/run{directory}/written"), Path(f"/run{directory}/work")
+        written.mkdir(parents=True)
+        work.mkdir()
         layers = f"lowerdir={directory},upperdir={written},workdir={work}"
         subprocess.run(["mount", "-t", "overlay", "-o", layers, "overlay", directory], check=True)
 

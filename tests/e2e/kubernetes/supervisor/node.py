@@ -15,7 +15,9 @@ CONTAINERD_TIMEOUT_S = 30.0
 
 def network() -> None:
     """Loopback, the node's address and forwarding. The address sits on an empty bridge: unlike a dummy device, every kernel has that."""
-    for command in ("link set lo up", "link add node0 type bridge", f"address add {NODE_IP}/32 dev node0", "link set node0 up", f"route add {SERVICE_NETWORK} dev node0"):
+    commands = ["link set lo up", "link add node0 type bridge", f"address add {NODE_IP}/32 dev node0", "link set node0 up"]
+    commands.append(f"route add {SERVICE_NETWORK} dev node0")  # a packet needs a route before kube-proxy's rules can turn it
+    for command in commands:
         subprocess.run(["ip", *command.split()], check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 

@@ -1,8 +1,8 @@
 """Gives every claim of our storage classes a volume: a folder in memory that ends with the claim.
 
-Follows the protocol of external provisioners: the volume controller puts its annotation on a claim when the claim wants a volume, at once or, where the
-class waits for a first consumer, when a pod has been given a node; the volume names the claim, and the controller binds both. Volumes are of type `local`
-and belong to root, so that, as on a real disk, a pod writes only with the right fsGroup. Those of class `small` are as large as the claim says and no larger.
+Follows the protocol of external provisioners: the volume controller annotates a claim when it wants a volume, at once or, where the class waits for a
+first consumer, when a pod has been given a node; the volume names the claim, and the controller binds both. Volumes are of type `local` and belong to
+root, so that, as on a real disk, a pod writes only with the right fsGroup. Those of class `small` are as large as the claim says, and no larger.
 """
 
 from __future__ import annotations
@@ -109,5 +109,9 @@ def _for_ever(task: Callable[[Api], None]) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_for_ever, args=(reclaim,), daemon=True).start()
-    _for_ever(provision)
+    tasks = [threading.Thread(target=_for_ever, args=(task,), daemon=True) for task in (provision, reclaim)]
+    for each in tasks:
+        each.start()
+    while all(each.is_alive() for each in tasks):
+        tasks[0].join(timeout=1.0)
+    sys.exit(1)
