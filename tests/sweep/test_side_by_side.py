@@ -10,6 +10,7 @@ import pytest
 from sla_planner.errors import EngineError
 from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep import runner
+from sla_planner.sweep.points import Point, PrefillSeen
 from sla_planner.sweep.port import Deployment, Phase
 from sla_planner.sweep.side_by_side import Turn, Turns, side_by_side
 
@@ -188,30 +189,55 @@ def test_one_that_ends_while_it_is_alone_holds_nobody_up():
 # a sweep
 
 
-def test_side_by_side_is_measured_what_is_measured_one_after_the_other(engines, swept, profile_with):
+class Saved(dict):
+    """A checkpoint."""
+
+    facts = point = dict.get
+    save_facts = save_point = dict.__setitem__
+
+
+def test_side_by_side_is_measured_what_is_measured_one_after_the_other(engines, swept, profile_with, monkeypatch):
+    """The clock is taken out: TTFT is 5 + 0.02*isl ms over the GPUs, and no try is doubted."""
+
+    async def exact(measurer, shape):
+        await measurer.clients.of(shape.isl_tokens)
+        await asyncio.sleep(0.001)
+        ttft_ms = (5 + 0.02 * shape.isl_tokens) / measurer.mapping.gpus
+        return Point(measurer.mapping, shape, PrefillSeen(shape.isl_tokens, (ttft_ms,) * 5, 0.1, 0.0))
+
+    monkeypatch.setattr(runner.Measurer, "prefill", exact)
     known = profile_with(tp=(1, 2, 4))
-    serial, launcher = swept(engines(known), TP1, TP2, TP4), engines(known)
-    most = []
-
-    class Memory(dict):
-        facts = point = dict.get
-        save_facts = save_point = dict.__setitem__
-
-    beside = swept(launcher, TP1, TP2, TP4, memory=Memory(), gpus_at_once=7, watch=lambda _: most.append(len(launcher.running)))
+    serial, launcher, saved, most = swept(engines(known), TP1, TP2, TP4), engines(known), Saved(), []
+    beside = swept(launcher, TP1, TP2, TP4, memory=saved, gpus_at_once=7, watch=lambda _: most.append(len(launcher.running)))
     assert max(most) == 3
-    assert [run.deployment for run in beside.runs] == [TP1, TP2, TP4]
-    assert [(run.facts.max_kv_tokens, run.facts.model) for run in beside.runs] == [(run.facts.max_kv_tokens, run.facts.model) for run in serial.runs]
-    for run, other in zip(serial.runs, beside.runs, strict=True):
-        by_isl = {point.shape: point.prefill.typical_ms for point in run.points if point.prefill}
-        shared = {point.shape: point.prefill.typical_ms for point in other.points if point.prefill and point.shape in by_isl}
-        assert len(shared) >= 3
-        for shape, typical_ms in shared.items():
-            assert typical_ms == pytest.approx(by_isl[shape], rel=0.5)
+
+    def without_start(runs):
+        return [replace(run, facts=replace(run.facts, start_s=0.0)) for run in runs]
+
+    assert without_start(beside.runs) == without_start(serial.runs)
+    assert len({point.mapping for point in saved.values() if isinstance(point, Point)}) == 3
     counts = [progress.done for progress in beside.told]
     assert counts == sorted(counts)
     assert beside.told[-1].done == beside.told[-1].expected == beside.sweep.tally.measured
     assert beside.sweep.tally.deployments == 3
     assert launcher.running == []
+
+
+def test_a_sweep_that_was_stopped_while_several_ran_goes_on_where_it_was(engines, swept, profile_with):
+    launcher, saved = engines(profile_with(tp=(1, 2))), Saved()
+
+    def stop(progress):
+        if progress.point is not None and progress.done == 3:
+            asyncio.current_task().cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        swept(launcher, TP1, TP2, memory=saved, gpus_at_once=3, watch=stop)
+    assert launcher.running == []
+    before = {key: value for key, value in saved.items() if isinstance(value, Point)}
+    assert len(before) >= 3
+    done = swept(launcher, TP1, TP2, memory=saved, gpus_at_once=3)
+    assert done.sweep.tally.reused == len(before)
+    assert before.items() <= saved.items()
 
 
 def test_those_that_do_not_start_are_left_out_in_the_order_of_the_sweep(engines, swept, profile_with):

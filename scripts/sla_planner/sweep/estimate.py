@@ -5,7 +5,8 @@
     decode point     filling the cache, then WINDOW_TOKENS at the promised ITL: the staircase ends soon above the promise
     verification     the picked pair once more: at most the largest prefill and the largest decode mapping
 
-Deployments follow each other, so wall times add up; with `gpus_at_once` they overlap as `side_by_side` starts them. Points are counted at their upper bound; an engine that follows the laws needs half of them.
+Deployments follow each other, so wall times add up; with `gpus_at_once` they overlap as `side_by_side` starts them. Points
+are counted at their upper bound; an engine that follows the laws needs half of them.
 """
 
 from __future__ import annotations
