@@ -7,7 +7,7 @@ ARGS ?=
 COMPILE := $(VENV)-lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint e2e bench docs lock clean
+.PHONY: help venv demo test lint e2e bench docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,9 +37,14 @@ bench: $(VENV)/.dev-installed ## print the benchmark tables (ARGS=--quick: short
 docs: $(VENV)/.run-installed ## write the flag references (jobs/*/flags.md)
 	$(BIN)/python -m sla_planner.flag_reference jobs
 
-lock: $(VENV)-lock/bin/uv ## resolve the dependencies anew into requirements/*.txt
+images: | $(BIN)/python ## build the container images (IMAGES, PREFIX, TAG, BASE_IMAGE, BUILDER: images/README.md)
+	$(BIN)/python images/build.py $(ARGS)
+
+lock: $(VENV)-lock/bin/uv ## resolve the dependencies anew into requirements/*.txt and images/*/requirements.txt
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in --extra plots -o requirements/run.txt
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in --extra plots --extra dev -c requirements/run.txt -o requirements/dev.txt
+	$(COMPILE) --upgrade requirements/build.in -c requirements/run.txt -o images/build.txt
+	for wanted in images/*/requirements.in; do $(COMPILE) --upgrade $$wanted -c requirements/run.txt -o $${wanted%.in}.txt || exit 1; done
 
 clean: ## remove the virtual environments, caches and outputs
 	rm -rf $(VENV) $(VENV)-lock build dist demo-output scripts/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
