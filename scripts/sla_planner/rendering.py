@@ -37,6 +37,8 @@ _BACKEND = "backend"
 _SUFFIX = ".yaml.j2"
 # A string of JSON may hold these as they are; YAML takes some for the end of a line, and refuses the others.
 _ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+# Beside its own errors, PyYAML lets pass what Python says of a date like 2026-13-01 or a tag that does not fit.
+_NO_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _KINDS: dict[type, str] = {
     bool: "true or false",
     int: "a whole number, 0 or more",
@@ -83,7 +85,7 @@ class Template:
             return text
         try:
             return yaml.safe_load(text)
-        except yaml.YAMLError:
+        except _NO_YAML:
             return text
 
     def render(self, files: Iterable[Path] = (), values: Mapping[str, Any] | None = None) -> str:
@@ -99,8 +101,10 @@ class Template:
         except jinja2.TemplateError as error:
             line = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise UsageError(f"{self._place}{line}: {error.message}", hint=f"values are declared in {self._values_file}") from None
+        except TypeError as error:  # for example a date among the values, or a number and a text added
+            raise UsageError(f"{self._place}: {error}", hint="quote the value, or correct the template") from None
         self._check_yaml(body)
-        digest = hashlib.sha256(json.dumps([sources, given], sort_keys=True).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(json.dumps([sources, given], sort_keys=True, default=str).encode()).hexdigest()[:12]
         return f"{MARK}{self._place} ({digest}); edit the template\n{body}"
 
     def _merged(self, files: Iterable[Path], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +135,7 @@ class Template:
         try:
             for _ in yaml.safe_load_all(body):
                 pass
-        except yaml.YAMLError as error:
+        except _NO_YAML as error:
             raise UsageError(f"{self._place}: what it renders is no YAML: {' '.join(str(error).split())}", hint="correct the template") from None
 
     def _environment(self, sources: dict[str, str]) -> jinja2.Environment:
@@ -180,9 +184,10 @@ def _template_file(folder: Path, name: str) -> Path:
     if not files:
         raise _no_templates(folder)
     found = [path for path in files if name in (path, path.rpartition("/")[2])]
-    if len(found) != 1:
-        hint = f"name one of {', '.join(found)}" if found else _meant(name, files)
-        raise UsageError(f"{len(found)} templates are named {name!r}" if found else f"no template is named {name!r}", hint=hint)
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} templates are named {name!r}", hint=f"name one of {', '.join(found)}")
+    if not found:
+        raise UsageError(f"no template is named {name!r}", hint=_meant(name, [path.rpartition("/")[2] for path in files]))
     return files[found[0]]
 
 
