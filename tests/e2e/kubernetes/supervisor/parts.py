@@ -82,6 +82,7 @@ def _controller_manager(programs: Path) -> list[str]:
         f"--authorization-kubeconfig={kubeconfig}",
         "--leader-elect=false",
         "--use-service-account-credentials",
+        "--pvclaimbinder-sync-period=1s",  # a claim that was changed meanwhile is looked at again then
         f"--root-ca-file={configuration.CA}",
         f"--service-account-private-key-file={PKI}/service-accounts.key",
     ]
