@@ -70,15 +70,18 @@ class TestSpellings:
 
 class TestSource:
     def test_none(self):
-        flags = "--engine-command TEMPLATE, --endpoint URL or --dgd FILE --dry-run"
+        flags = "--engine-command TEMPLATE, --endpoint URL, --dgd FILE or --workload FILE"
         assert refusal({}) == f"nothing to measure; give {flags}, or --use-ai-configurator for a computed profile"
 
     def test_two(self):
         assert refusal(**ENDPOINT) == "flag --engine-command, flag --endpoint: --engine-command and --endpoint are given; give one of them"
 
-    def test_a_manifest_is_derived_and_not_run(self):
-        assert refusal({"dgd": "disagg.yaml"}).startswith("flag --dgd: this version does not run manifests in a cluster; add --dry-run")
-        assert sweep({"dgd": "disagg.yaml"}, dry_run=True).source == "dgd"
+    @pytest.mark.parametrize("source", ["dgd", "workload"])
+    def test_engines_in_a_cluster_run_side_by_side_where_a_number_of_gpus_is_given(self, source):
+        one, several = sweep({source: "engine.yaml"}), sweep({source: "engine.yaml"}, max_gpus=8)
+        assert (one.source, one.in_cluster, one.gpus_at_once) == (source, True, None)
+        assert (several.gpus_at_once, several.estimate_options().gpus_at_once) == (8, 8)
+        assert sweep(PROCESS, max_gpus=8).gpus_at_once is None  # one machine measures one engine
 
     def test_an_empty_command(self):
         assert refusal({"engine_command": " "}).startswith("flag --engine-command: ' ' is not allowed")
@@ -97,7 +100,7 @@ class TestOffline:
 
     def test_calibrating_needs_both(self):
         assert "--calibrate means nothing without --use-ai-configurator" in refusal(calibrate=True)
-        assert "calibrating needs an engine to measure; give --engine-command or --endpoint as well" in refusal(OFFLINE, calibrate=True)
+        assert "calibrating needs an engine to measure; give --engine-command, --endpoint, --dgd or --workload as well" in refusal(OFFLINE, calibrate=True)
 
     def test_a_gpu_and_a_model(self):
         assert "needs to know the GPU; give --aic-system, e.g. h200_sxm" in refusal({"use_ai_configurator": True, "model": "m"})

@@ -1,7 +1,7 @@
 """The settings of `profile-sweep`.
 
 Flags that Dynamo's profiler has keep their spelling and meaning. Where an engine comes from is said by exactly one of `--engine-command`,
-`--endpoint` and `--dgd`; with `--use-ai-configurator` none is needed, and one that is given calibrates.
+`--endpoint`, `--dgd` and `--workload`; with `--use-ai-configurator` none is needed, and one that is given calibrates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sla_planner.sweep.result import Goal
 from sla_planner.sweep.space import Hardware
 from sla_planner.traffic.prompt_form import PromptForm
 
-SOURCES = ("engine_command", "endpoint", "dgd")
+SOURCES = ("engine_command", "endpoint", "dgd", "workload")
 _PLACEHOLDERS = ("port", "model", *(f"{phase}_{size}" for phase in ("prefill", "decode") for size in ("tp", "dp", "ep", "gpus")))
 
 
@@ -45,6 +45,7 @@ def _not_blank(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_not_blank)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 FROM_MODEL = "from the model's config"
 
 
@@ -67,7 +68,10 @@ class SweepConfig(Config):
         AtLeastOne | None, Setting("most GPUs of one engine", flags=("--max-num-gpus-per-engine",), default="a node; MoE: 32; endpoint: the fewest")
     ] = None
     num_gpus_per_node: Annotated[AtLeastOne, Setting("GPUs of one node")] = 8
-    max_gpus: Annotated[AtLeastOne | None, Setting("GPUs that the sweep may use at once", default="no limit")] = None
+    max_gpus: Annotated[
+        AtLeastOne | None,
+        Setting("GPUs that the sweep may use at once; in a cluster engines run side by side on them", default="no limit, one after the other"),
+    ] = None
     vram_gib: Annotated[Positive | None, Setting("memory of one GPU, as its driver reports it", unit="GiB", default="unknown")] = None
 
     is_moe_model: Annotated[bool | None, Setting("the model has experts: TEP for prefill, DEP for decode", default=FROM_MODEL)] = None
@@ -83,17 +87,34 @@ class SweepConfig(Config):
         Setting(
             "command that starts an engine on this machine, with {port}, {model}, {tp}, {pp}, {dp}, {ep}, {gpus} and {phase} filled in",
             metavar="TEMPLATE",
-            replaces=("endpoint", "dgd"),
+            replaces=("endpoint", "dgd", "workload"),
         ),
     ] = None
     endpoint: Annotated[
         HttpUrl | None,
-        Setting("engine that runs already", metavar="URL", allowed=HTTP, replaces=("engine_command", "dgd")),
+        Setting("engine that runs already", metavar="URL", allowed=HTTP, replaces=("engine_command", "dgd", "workload")),
     ] = None
     dgd: Annotated[
-        LoosePath | None, Setting("DynamoGraphDeployment (YAML) that engines are derived from", replaces=("engine_command", "endpoint"))
+        LoosePath | None,
+        Setting(
+            "DynamoGraphDeployment (YAML) that engines are derived from; they run in this cluster, by Dynamo's operator",
+            replaces=("engine_command", "endpoint", "workload"),
+        ),
     ] = None
-    image: Annotated[Text | None, Setting("container image of the engine", default="the manifest's")] = None
+    workload: Annotated[
+        LoosePath | None,
+        Setting(
+            "Kubernetes objects of one engine (YAML: a Deployment, a Service ...), with {name} and what an engine command has filled in",
+            replaces=("engine_command", "endpoint", "dgd"),
+        ),
+    ] = None
+    image: Annotated[Text | None, Setting("container image of the engine; {image} of a workload", default="the manifest's")] = None
+    engine_port: Annotated[
+        Port | None,
+        Setting("port of the Service that leads to an engine; {port} of a workload", default="the one called http, the only one, 8000"),
+    ] = None
+    gpu_wait_s: Annotated[Positive, Setting("how long an engine in a cluster may wait for GPUs that others use", unit="s")] = 300.0
+    autoscaled: Annotated[bool, Setting("nodes are added on demand: start engines also that no present node can hold")] = False
     ready_limit_s: Annotated[Positive, Setting("how long an engine may take to start", unit="s")] = 1800.0
     expected_start_s: Annotated[Positive, Setting("how long an engine is expected to take, for the estimate", unit="s")] = START_S
 
@@ -128,6 +149,7 @@ class SweepConfig(Config):
     calibrate: Annotated[bool, Setting("correct the computed profile with a few measured points; implied where engines can be started")] = False
 
     output_dir: Annotated[LoosePath, Setting("results folder; what it holds of an earlier sweep is gone on with")] = Path("profiling_results")
+    publish_configmap: Annotated[Name | None, Setting("ConfigMap of this namespace that holds the profile in the end", default="none")] = None
     dry_run: Annotated[bool, Setting("write what would be started and what it would cost, and start nothing")] = False
     json_output: Annotated[bool, Setting("the result as one JSON object on stdout", flags=("--json",))] = False
     log_format: Annotated[Literal["auto", "human", "json"], Setting("log lines; auto is human on a terminal, else json")] = "auto"
@@ -138,11 +160,8 @@ class SweepConfig(Config):
         if len(given) > 1:
             raise Rejected(f"{' and '.join(map(_flag, given))} are given", hint="give one of them", settings=given)
         if not given and not self.use_ai_configurator:
-            flags = "--engine-command TEMPLATE, --endpoint URL or --dgd FILE --dry-run"
+            flags = "--engine-command TEMPLATE, --endpoint URL, --dgd FILE or --workload FILE"
             raise Rejected("nothing to measure", hint=f"give {flags}, or --use-ai-configurator for a computed profile")
-        if self.dgd is not None and not self.dry_run:
-            hint = "add --dry-run to have the derived manifests written, apply one, and measure it with --endpoint"
-            raise Rejected("this version does not run manifests in a cluster", hint=hint, settings=("dgd",))
         return self
 
     @model_validator(mode="after")
@@ -158,7 +177,7 @@ class SweepConfig(Config):
             hint = "give --aic-hf-id, e.g. Qwen/Qwen3-32B"
             raise Rejected("AI Configurator needs to know the model", hint=hint, settings=("use_ai_configurator",))
         if self.calibrate and self.source is None:
-            hint = "give --engine-command or --endpoint as well"
+            hint = "give --engine-command, --endpoint, --dgd or --workload as well"
             raise Rejected("calibrating needs an engine to measure", hint=hint, settings=("calibrate",))
         return self
 
@@ -193,6 +212,16 @@ class SweepConfig(Config):
         return next(iter(self._given(*SOURCES)), None)
 
     @property
+    def in_cluster(self) -> bool:
+        """Whether engines run on Kubernetes."""
+        return self.dgd is not None or self.workload is not None
+
+    @property
+    def gpus_at_once(self) -> int | None:
+        """Engines run side by side on so many; None: one after the other, as processes of one machine have to."""
+        return self.max_gpus if self.in_cluster else None
+
+    @property
     def calibrates(self) -> bool:
         """Whether a computed profile is corrected with measured points."""
         return self.use_ai_configurator and self.source is not None
@@ -223,6 +252,7 @@ class SweepConfig(Config):
             decode_points=self.decode_interpolation_granularity,
             separate_phases=self.separate_phases,
             verify=self.verify,
+            gpus_at_once=self.gpus_at_once,
         )
 
     def _given(self, *names: str) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def test_every_family_of_an_engine_is_in_the_table():
 
 @pytest.mark.parametrize("name", ["llamacpp", "simulated"])
 def test_an_engine_without_a_manifest_says_so(name):
-    with pytest.raises(UsageError, match=r"has no manifest; use an engine command or an endpoint"):
+    with pytest.raises(UsageError, match=r"has no DynamoGraphDeployment; use an engine command, an endpoint or a workload"):
         backend(name).arguments(["--model", "m"], Deployment(TP4))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sla_planner.model.metric_family import MetricFamily
+from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep.port import Capacity, Deployment
 
 
@@ -56,6 +57,10 @@ class Backend(Protocol):
 
     def arguments(self, given: Sequence[str], deployment: Deployment) -> list[str]:
         """`given` as the engine of `deployment`. Raises `UsageError` for what cannot be: no manifest for this engine, a mapping it does not know."""
+        ...
+
+    def spread(self, given: Sequence[str], mapping: ParallelMapping) -> list[str]:
+        """`given` at `mapping`, in the role that it has. Raises `UsageError` as `arguments`."""
         ...
 
     def capacity(self, evidence: Evidence, deployment: Deployment) -> Capacity | None:

@@ -2,6 +2,7 @@
 
     derive      Frontend + one worker under the decode service's name, one replica, with the arguments of `Backend.arguments`; nothing else is left
                 prefill: the worker is the prefill service;   decode, both: the decode service;   an aggregated manifest: its only worker
+    derive_pair Frontend + both workers, each at its mapping and in its role
     GPUs        of `mapping`, as limit and request; where the manifest runs an engine over several nodes, over nodes of the size that it shows
     isolation   the derived deployment has its own name, and its own Dynamo namespace where the manifest names one
 
@@ -11,7 +12,7 @@ The API versions spell the same things differently (`dgd_services.py`). The inpu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -19,6 +20,7 @@ import yaml
 from sla_planner.engines.backend import Backend
 from sla_planner.engines.dgd_services import KIND, Service, read_services, unshared, write_services
 from sla_planner.errors import UsageError
+from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep.port import Deployment, Phase
 
 Document = dict[str, Any]
@@ -52,22 +54,49 @@ def derive(document: Mapping[str, Any], backend: Backend, deployment: Deployment
     _check_framework(derived, backend)
     workers = _workers(services)
     given = workers[Phase.PREFILL if deployment.phase is Phase.PREFILL else Phase.DECODE]
-    node_gpus = max((worker.gpus_per_node for worker in workers.values() if worker.nodes > 1), default=None)
+    node_gpus = _node_gpus(workers.values())
     frontend = _frontend(services)
     engine = given.renamed(workers[Phase.DECODE].name)
     if workers[Phase.PREFILL].name != workers[Phase.DECODE].name:
         engine.become_decode()
     engine.run_alone()
     engine.set_gpus(deployment.mapping.gpus, node_gpus)
-    engine.set_arguments(backend, deployment)
+    engine.rewrite_arguments(lambda given: backend.arguments(given, deployment))
     if image:
         engine.set_image(image)
-    for service in (frontend, engine):
-        service.isolate(name)
-    write_services(derived, (frontend, engine))
-    derived["metadata"] = _metadata(derived.get("metadata"), name)
-    derived.pop("status", None)
-    return derived
+    return _with_services(derived, (frontend, engine), name)
+
+
+def derive_pair(
+    document: Mapping[str, Any], backend: Backend, mappings: tuple[ParallelMapping, ParallelMapping], *, name: str, image: str | None = None
+) -> Document | None:
+    """A prefill and a decode worker at their `mappings`, as disaggregated as in the manifest; None for an aggregated one. Else as `derive`."""
+    derived: Document = unshared(document)
+    services = read_services(derived)
+    _check_framework(derived, backend)
+    workers = _workers(services)
+    prefill, decode = workers[Phase.PREFILL], workers[Phase.DECODE]
+    if prefill is decode:
+        return None
+    node_gpus = _node_gpus(workers.values())
+    for worker, mapping in zip((prefill, decode), mappings, strict=True):
+        worker.run_alone()
+        worker.set_gpus(mapping.gpus, node_gpus)
+        worker.rewrite_arguments(lambda given, to=mapping: backend.spread(given, to))  # type: ignore[misc]
+        if image:
+            worker.set_image(image)
+    return _with_services(derived, (_frontend(services), prefill, decode), name)
+
+
+def frontend_name(document: Mapping[str, Any]) -> str:
+    """Of the frontend service."""
+    return _frontend(read_services(unshared(document))).name
+
+
+def gpus_of_pods(document: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of each pod that needs GPUs, the largest first."""
+    services = read_services(unshared(document))
+    return tuple(sorted((gpus for service in services if (gpus := service.gpus_per_node) for _ in range(service.nodes)), reverse=True))
 
 
 def gpus_per_engine(document: Mapping[str, Any], role: Phase | str) -> int:
@@ -127,6 +156,20 @@ def _frontend(services: list[Service]) -> Service:
     if len(found) != 1:
         raise UsageError(f"the manifest has {len(found) or 'no'} frontend services among: {_names(services)}", hint="one engine needs one frontend")
     return found[0]
+
+
+def _node_gpus(workers: Iterable[Service]) -> int | None:
+    return max((worker.gpus_per_node for worker in workers if worker.nodes > 1), default=None)
+
+
+def _with_services(derived: Document, services: Sequence[Service], name: str) -> Document:
+    """`derived` as a deployment of its own, called `name`, of these services."""
+    for service in services:
+        service.isolate(name)
+    write_services(derived, services)
+    derived["metadata"] = _metadata(derived.get("metadata"), name)
+    derived.pop("status", None)
+    return derived
 
 
 def _names(services: list[Service]) -> str:

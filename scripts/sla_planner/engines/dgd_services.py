@@ -13,16 +13,15 @@ Source: the resource definitions of Dynamo's operator.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from typing import Any
 
-from sla_planner.engines.backend import Backend
 from sla_planner.errors import UsageError
-from sla_planner.sweep.port import Deployment, Phase
+from sla_planner.sweep.host import GPU
+from sla_planner.sweep.port import Phase
 
 KIND = "DynamoGraphDeployment"
-GPU = "nvidia.com/gpu"
 
 _ALPHA, _BETA = "nvidia.com/v1alpha1", "nvidia.com/v1beta1"
 _NO_WORKER = frozenset({"frontend", "planner", "epp"})
@@ -117,7 +116,7 @@ class Service:
             self.body.pop("multinode", None)
         self._write_gpus(gpus // nodes)
 
-    def set_arguments(self, backend: Backend, deployment: Deployment) -> None:
+    def rewrite_arguments(self, rewritten: Callable[[list[str]], list[str]]) -> None:
         """Where the container keeps them: in `args`, as a list or a text, else at the end of `command`."""
         key = "args" if self.container.get("args") else "command"
         given = self.container.get(key)
@@ -126,7 +125,7 @@ class Service:
         alone = isinstance(given, str)
         if not alone and not (isinstance(given, list) and all(isinstance(one, str | int | float) for one in given)):
             raise UsageError(f"{self.name}: {key} is neither a list of texts nor a text", hint="quote values that are not plain")
-        written = backend.arguments([given] if alone else [str(one) for one in given], deployment)
+        written = rewritten([given] if alone else [str(one) for one in given])
         self.container[key] = written[0] if alone and len(written) == 1 else written
 
     def _resources(self) -> list[dict[str, Any]]:

@@ -40,10 +40,11 @@ from sla_planner.sweep.assemble import assembled, candidates_of
 from sla_planner.sweep.checkpoint import Anew, Checkpoint
 from sla_planner.sweep.estimate import estimate
 from sla_planner.sweep.port import Deployment, Phase
-from sla_planner.sweep.result import Cost, Goal, Progress, SweepResult
+from sla_planner.sweep.result import Cost, Goal, Progress, SweepResult, Verification
 from sla_planner.sweep.runner import MappingRun, Sweep
 from sla_planner.sweep.verify import Pick, verify
 from sla_planner.sweep_config import SweepConfig
+from sla_planner.termination import leave_word
 from sla_planner.traffic import aiperf
 from sla_planner.traffic.client import allow_open_connections
 
@@ -83,8 +84,14 @@ def run(loaded: Loaded[SweepConfig]) -> None:
     with PointFiles(config.output_dir / "points") as points:
         for warning in points.warnings:
             log.warning(warning)
-        result = _until_stopped(_Run(loaded, source, points), deployments)
+        source.prepare(deployments)
+        if config.in_cluster:
+            _write_all(config.output_dir, source.manifests(deployments))
+        sweep = _Run(loaded, source, points)
+        result = _until_stopped(sweep, deployments)
     _tell(result, config)
+    if sweep.unpublished is not None:
+        raise sweep.unpublished
 
 
 def _until_stopped(sweep: _Run, deployments: Sequence[Deployment]) -> SweepResult:
@@ -111,6 +118,7 @@ class _Run:
         self.config, self.source, self.loaded = loaded.config, source, loaded
         self.goal: Goal = self.config.goal()
         self.measured = self.reused = 0
+        self.unpublished: PlannerError | None = None  # why the profile is only in its folder
         self._checkpoint: Checkpoint = Anew(points) if self.config.force_rerun else points
 
     async def result(self, deployments: Sequence[Deployment]) -> SweepResult:
@@ -118,6 +126,7 @@ class _Run:
         with _progress(self.config) as tell:
             result = await (self._offline(tell) if self.config.use_ai_configurator else self._online(deployments, tell))
             self._write_profile(result)
+            await self._publish(result)
             if self.config.verify and self.source.launcher is not None and result.feasible:
                 result = await self._verified(result, tell)
             self._write_report(result)
@@ -218,7 +227,7 @@ class _Run:
             done = result.cost.measured + result.cost.reused
             tell(Progress(what, done, done, result.cost.wall_s, None))
 
-        pair = pair_launcher(self.config, self.source.backend, profile.selected_prefill, profile.selected_decode)
+        pair = pair_launcher(self.config, self.source, profile.selected_prefill, profile.selected_decode)
         pick = Pick(
             self.source.launcher,
             deployment(profile.selected_prefill, Phase.PREFILL),
@@ -228,13 +237,34 @@ class _Run:
         )
         begun_s = time.monotonic()
         try:
-            verification = await verify(profile, self.goal, pick, self.config.prompt_form, doing)
+            verification = await self._tried(profile, pick, doing)
             how = f"{verification.how}; the decode pick was measured with {result.decode.nearest.concurrency:.0f} in flight"
             result = replace(result, verification=replace(verification, how=how))
         except PlannerError as error:
             result = replace(result, warnings=(*result.warnings, f"the pick was not verified: {error}"))
         wall_s, gpus = time.monotonic() - begun_s, profile.selected_decode.gpus + (profile.selected_prefill.gpus if pair else 0)
         return replace(result, cost=replace(result.cost, wall_s=result.cost.wall_s + wall_s, gpu_hours=result.cost.gpu_hours + wall_s * gpus / 3600))
+
+    async def _tried(self, profile: Profile, pick: Pick, doing: Callable[[str], None]) -> Verification:
+        """The picks as a pair; a pair that nobody asked for and that does not start is no reason to leave them untried."""
+        try:
+            return await verify(profile, self.goal, pick, self.config.prompt_form, doing)
+        except EngineError as error:
+            if pick.pair is None or self.config.verify_command is not None:
+                raise
+            verification = await verify(profile, self.goal, replace(pick, pair=None), self.config.prompt_form, doing)
+            warning = f"the pair of both picks was not started: {error}"
+            return replace(verification, warnings=(*verification.warnings, warning))
+
+    async def _publish(self, result: SweepResult) -> None:
+        """What goes wrong is told in the end: the profile is in its folder, and is verified first."""
+        if self.source.cluster is None or self.config.publish_configmap is None:
+            return
+        try:
+            log.info(await asyncio.to_thread(self.source.cluster.publish, result, self.config.output_dir))
+        except PlannerError as error:
+            log.warning("The profile was not published: %s", error)
+            self.unpublished = error
 
     def _provenance(self, runs: Sequence[MappingRun], source: str) -> Provenance:
         facts = runs[0].facts if runs else None
@@ -308,6 +338,7 @@ def _tell(result: SweepResult, config: SweepConfig) -> None:
     else:
         click.echo(f"\n{comparison_table(result)}\n\n{headline(result)}\nReport: {config.output_dir / REPORT}\n")
         click.echo("\n".join(suggested_lines(result)))
+    leave_word("\n".join((*suggested_lines(result), headline(result))))
     if not result.feasible:
         message, hint = infeasible(result)
         raise InfeasibleError(message, hint=hint)

@@ -5,31 +5,38 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sla_planner.engines.backend import Backend
 from sla_planner.engines.backends import backend
 from sla_planner.engines.endpoint import EndpointLauncher
+from sla_planner.engines.hosted import HostedLauncher, Recipe
+from sla_planner.engines.hosted_graph import GraphRecipe, PairRecipe
+from sla_planner.engines.hosted_workload import WorkloadRecipe
 from sla_planner.engines.process import ProcessLauncher
 from sla_planner.errors import UnreachableError, UsageError
 from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep.capacity import estimated_kv_tokens
 from sla_planner.sweep.model_shape import ModelShape
-from sla_planner.sweep.port import Deployment, Launcher, Phase
+from sla_planner.sweep.port import Deployment, Launcher
 from sla_planner.sweep.space import MOST_MOE_GPUS, SearchSpace, search_space
 from sla_planner.sweep_config import SweepConfig
 
 if TYPE_CHECKING:
+    from sla_planner.stages.profile_sweep_cluster import Cluster
     from sla_planner.sweep.runner import Options
+
+Manifests = Callable[[Sequence[Deployment]], dict[str, str]]  # file names and texts
 
 CONTEXT_OF_GOAL = 2  # times the goal's lengths, where nobody says how long a context may be
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a sweep measures. `launcher` is None where nothing can be started (a manifest to derive from, an offline profile)."""
+    """What a sweep measures. `launcher` is None where nothing is started (a dry run of manifests, an offline profile); `cluster` where none is
+    needed."""
 
     backend: Backend
     shape: ModelShape
@@ -37,7 +44,13 @@ class Source:
     max_context_tokens: int
     launcher: Launcher | None
     may_grow: bool  # a larger engine than the largest here was not allowed, and could be
-    manifests: Callable[[Sequence[Deployment]], dict[str, str]]
+    manifests: Manifests
+    cluster: Cluster | None = None
+
+    def prepare(self, deployments: Sequence[Deployment]) -> None:
+        """Before anything is started: what can be known to go wrong later goes wrong now."""
+        if self.cluster is not None:
+            self.cluster.prepare(self.launcher if isinstance(self.launcher, HostedLauncher) else None, deployments)
 
     def options(self, config: SweepConfig) -> Options:
         """How far the sweep goes."""
@@ -49,6 +62,7 @@ class Source:
             most_decode_points=config.decode_interpolation_granularity,
             prompt_form=config.prompt_form,
             max_kv_tokens=config.max_kv_tokens,
+            gpus_at_once=config.gpus_at_once,
             kv_estimate=lambda deployment: estimated_kv_tokens(self.shape, config.hardware(), deployment.mapping),
         )
 
@@ -65,29 +79,54 @@ def source_of(config: SweepConfig) -> Source:
     if config.endpoint is not None:  # one engine that does both, whatever it is
         space = SearchSpace(space.prefill[:1], space.prefill[:1], space.left_out)
     longest = config.max_context_length or shape.max_context_tokens or CONTEXT_OF_GOAL * (goal.isl_tokens + goal.osl_tokens)
-    launcher, manifests = _launcher(config, engine, space)
-    _check_template(launcher, space)
+    cluster = _cluster(config)
+    launcher, manifests = _launcher(config, engine, space, cluster)
     largest = max(mapping.gpus for mapping in (*space.prefill, *space.decode))
     limit = config.num_gpus_per_node if config.engine_command or not moe else MOST_MOE_GPUS
     may_grow = config.endpoint is None and engine.parallel and config.max_num_gpus is not None and largest == config.max_num_gpus < limit
-    return Source(engine, shape, space, longest, launcher, may_grow, manifests)
+    return Source(engine, shape, space, longest, launcher, may_grow, manifests, cluster)
 
 
-def pair_launcher(config: SweepConfig, engine: Backend, prefill: ParallelMapping, decode: ParallelMapping) -> ProcessLauncher | None:
-    """What starts both picks behind one port, when the user said how."""
+def pair_launcher(config: SweepConfig, source: Source, prefill: ParallelMapping, decode: ParallelMapping) -> Launcher | None:
+    """What starts both picks behind one port: as the user said, else the graph that engines were derived from."""
     if config.verify_command is None:
-        return None
+        return _hosted_pair(config, source.launcher, prefill, decode) if isinstance(source.launcher, HostedLauncher) else None
     template = config.verify_command
     for phase, mapping in (("prefill", prefill), ("decode", decode)):
         for size in ("tp", "dp", "ep", "gpus"):
             template = template.replace(f"{{{phase}_{size}}}", str(getattr(mapping, size)))
-    return ProcessLauncher(template, engine, model=config.model or "", ready_limit_s=config.ready_limit_s, log_dir=config.output_dir / "logs")
+    return ProcessLauncher(template, source.backend, model=config.model or "", ready_limit_s=config.ready_limit_s, log_dir=config.output_dir / "logs")
 
 
-def _launcher(config: SweepConfig, engine: Backend, space: SearchSpace) -> tuple[Launcher | None, Callable[[Sequence[Deployment]], dict[str, str]]]:
-    launcher: Launcher
+def _hosted_pair(config: SweepConfig, launcher: HostedLauncher, prefill: ParallelMapping, decode: ParallelMapping) -> HostedLauncher | None:
+    """None where both picks are one, are more than may be used, or the manifest does not tell the phases apart."""
+    if not isinstance(launcher.recipe, GraphRecipe) or prefill == decode:
+        return None
+    if config.max_gpus is not None and prefill.gpus + decode.gpus > config.max_gpus:
+        return None
+    try:
+        return replace(launcher, recipe=PairRecipe(launcher.recipe, prefill, decode))
+    except UsageError:
+        return None
+
+
+def _cluster(config: SweepConfig) -> Cluster | None:
+    if config.dry_run or not (config.in_cluster or config.publish_configmap):
+        return None
+    from sla_planner.stages.profile_sweep_cluster import Cluster
+
+    return Cluster(config)
+
+
+def _recipe(config: SweepConfig, engine: Backend, file: Path) -> Recipe:
+    if config.dgd is not None:
+        return GraphRecipe(_text(file), engine, worker_image=config.image, port=config.engine_port)
+    return WorkloadRecipe(_text(file), model=config.model or "", image=config.image or "", port=config.engine_port)
+
+
+def _launcher(config: SweepConfig, engine: Backend, space: SearchSpace, cluster: Cluster | None) -> tuple[Launcher | None, Manifests]:
     if config.engine_command is not None:
-        launcher = ProcessLauncher(
+        launcher: Launcher = ProcessLauncher(
             config.engine_command,
             engine,
             model=config.model or "",
@@ -95,40 +134,26 @@ def _launcher(config: SweepConfig, engine: Backend, space: SearchSpace) -> tuple
             log_dir=config.output_dir / "logs",
             gpus_per_node=config.num_gpus_per_node,
         )
+        _check_template("--engine-command", lambda mapping: launcher.identity(Deployment(mapping)).source, space)
     elif config.endpoint is not None:
         mapping = space.prefill[0]
         launcher = EndpointLauncher(config.endpoint, mapping=mapping, backend=engine, model=config.model or "", max_kv_tokens=config.max_kv_tokens)
+    elif (file := config.dgd or config.workload) is not None:
+        recipe = _recipe(config, engine, file)
+        _check_template("--workload", lambda mapping: str(recipe.manifests(Deployment(mapping), "any").documents), space)
+        return cluster.launcher(recipe, engine) if cluster else None, lambda deployments: dict(map(recipe.text, deployments))
     else:
-        return None, lambda deployments: _derived(config, engine, deployments)
-    return launcher, lambda deployments: dict(launcher.manifest(deployment) for deployment in deployments)
+        return None, lambda _: {}
+    return launcher, lambda deployments: dict(map(launcher.manifest, deployments))
 
 
-def _check_template(launcher: Launcher | None, space: SearchSpace) -> None:
-    if launcher is None:
-        return
-    by_source: dict[str, str] = {}
+def _check_template(flag: str, what: Callable[[ParallelMapping], str], space: SearchSpace) -> None:
+    by_what: dict[str, str] = {}
     for deployment in space.deployments():
-        source = launcher.identity(Deployment(deployment.mapping)).source
-        if by_source.setdefault(source, deployment.mapping.label) != deployment.mapping.label:
-            labels = f"{by_source[source]} and {deployment.mapping.label}"
-            raise UsageError(
-                f"--engine-command starts the same engine for {labels}", hint="put {tp} where its GPU count goes, or give --max-num-gpus 1"
-            )
-
-
-def _derived(config: SweepConfig, engine: Backend, deployments: Sequence[Deployment]) -> dict[str, str]:
-    """The manifests of all engines: one that serves both phases, or prefill-only and decode-only where each has an engine of its own."""
-    from sla_planner.engines.dgd import derive, read_dgd, to_yaml
-
-    if config.dgd is None:
-        return {}
-    document = read_dgd(_text(config.dgd))
-    found = {}
-    for deployment in deployments:
-        mapping, role = deployment.mapping, "engine" if deployment.phase is Phase.BOTH else deployment.phase
-        manifest = derive(document, engine, deployment, name=f"{role}-{mapping.gpus}gpus-{mapping.label.lower()}", image=config.image)
-        found[f"{role}_{mapping.gpus}gpus_{mapping.label}/config.yaml"] = to_yaml(manifest)
-    return found
+        mapping = deployment.mapping
+        if by_what.setdefault(started := what(mapping), mapping.label) != mapping.label:
+            labels = f"{by_what[started]} and {mapping.label}"
+            raise UsageError(f"{flag} starts the same engine for {labels}", hint="put {tp} where its GPU count goes, or give --max-num-gpus 1")
 
 
 def _shape(config: SweepConfig) -> ModelShape:

@@ -21,6 +21,7 @@ from sla_planner.engines.metric_rows import MS_PER_S, gauge, totals
 from sla_planner.engines.start_failures import failure_in, rule
 from sla_planner.errors import UsageError
 from sla_planner.model.metric_family import Measure, MetricFamily
+from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep.port import Capacity, Deployment
 
 _SLOTS_OF_ITS_OWN_CHOICE = 4
@@ -68,7 +69,10 @@ class Llamacpp:
     pages = ("/props",)
 
     def arguments(self, given: Sequence[str], deployment: Deployment) -> list[str]:  # noqa: ARG002 - the contract of all engines
-        raise UsageError("llama.cpp has no manifest", hint="use an engine command or an endpoint")
+        raise _no_manifest()
+
+    def spread(self, given: Sequence[str], mapping: ParallelMapping) -> list[str]:  # noqa: ARG002 - the contract of all engines
+        raise _no_manifest()
 
     def capacity(self, evidence: Evidence, deployment: Deployment) -> Capacity | None:  # noqa: ARG002 - one engine, one cache
         return _of_log(plain(evidence.log)) or _of_props(evidence.pages.get("/props", ""))
@@ -108,6 +112,10 @@ def _of_props(page: str) -> Capacity | None:
         source = f"/props: n_ctx, taken as one pool for {slots} slots, since it does not say; {slots * of_slot:,} if it is split"
         return Capacity(of_slot, source, slots)
     return Capacity(slots * of_slot, f"/props: {slots} slots of {of_slot} tokens", slots)
+
+
+def _no_manifest() -> UsageError:
+    return UsageError("llama.cpp has no DynamoGraphDeployment", hint="use an engine command, an endpoint or a workload")
 
 
 BACKEND: Backend = Llamacpp()

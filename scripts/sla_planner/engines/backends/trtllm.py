@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sla_planner.engines.arguments import CommandLine
@@ -71,15 +71,11 @@ class Trtllm:
 
     def arguments(self, given: Sequence[str], deployment: Deployment) -> list[str]:
         line = CommandLine(given, _PROGRAM)
-        if dynamic := line.starting_with(_DYNAMIC):
-            raise UsageError(f"{dynamic} cannot stand beside {_OVERRIDES}, which this writes", hint=f"write it as {_OVERRIDES} JSON")
         line.drop("--disaggregation-mode", "--disaggregation-strategy")
-        overrides = _overrides(line)
-        _spread(overrides, deployment.mapping, moe_given=line.has("--expert-parallel-size"))
-        _set_up(overrides, deployment)
-        line.set((_OVERRIDES,), json.dumps(overrides))
-        _agree(line, overrides)
-        return line.written()
+        return _rewritten(line, deployment.mapping, lambda overrides: _set_up(overrides, deployment))
+
+    def spread(self, given: Sequence[str], mapping: ParallelMapping) -> list[str]:
+        return _rewritten(CommandLine(given, _PROGRAM), mapping, lambda _: None)
 
     def capacity(self, evidence: Evidence, deployment: Deployment) -> Capacity | None:
         log = plain(evidence.log)
@@ -92,6 +88,17 @@ class Trtllm:
 
     def failure(self, log: str) -> Failure | None:
         return failure_in(log, _FAILURES)
+
+
+def _rewritten(line: CommandLine, mapping: ParallelMapping, set_up: Callable[[dict[str, Any]], None]) -> list[str]:
+    if dynamic := line.starting_with(_DYNAMIC):
+        raise UsageError(f"{dynamic} cannot stand beside {_OVERRIDES}, which this writes", hint=f"write it as {_OVERRIDES} JSON")
+    overrides = _overrides(line)
+    _spread(overrides, mapping, moe_given=line.has("--expert-parallel-size"))
+    set_up(overrides)
+    line.set((_OVERRIDES,), json.dumps(overrides))
+    _agree(line, overrides)
+    return line.written()
 
 
 def _overrides(line: CommandLine) -> dict[str, Any]:

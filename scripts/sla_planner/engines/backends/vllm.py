@@ -82,6 +82,11 @@ class Vllm:
             line.set(("--max-num-batched-tokens",), TOKENS_PER_PREFILL_STEP)
         return line.written()
 
+    def spread(self, given: Sequence[str], mapping: ParallelMapping) -> list[str]:
+        line = CommandLine(given, _PROGRAM)
+        _spread(line, mapping)
+        return line.written()
+
     def capacity(self, evidence: Evidence, deployment: Deployment) -> Capacity | None:
         dp = deployment.mapping.dp
         running = last_per_rank(evidence.log, _MAX_SEQUENCES)

@@ -1,0 +1,66 @@
+"""A profile as a ConfigMap, for planners that mount it: the same files as in the results folder, as far as they fit.
+
+The data is replaced as a whole, so nothing of an earlier sweep stays beside it. What does not fit any more is removed rather than left old.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from sla_planner.cluster.api import Conflict, KubernetesApi, NotFound
+from sla_planner.cluster.resources import CONFIG_MAPS, Object, annotations_of, labels_of
+from sla_planner.errors import UsageError
+
+MOST_BYTES = 1_000_000  # of keys and values; the API takes 1 MiB with everything
+_TRIES = 5
+
+log = logging.getLogger(__name__)
+
+
+def publish(
+    api: KubernetesApi, name: str, files: Mapping[str, str], extra: Mapping[str, str], *, labels: Mapping[str, str], annotations: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Make the ConfigMap `name` hold `files`, and of `extra` what fits as well, in order. Returns the keys that it holds now.
+
+    Raises `UsageError` when `files` do not fit: then there is no such ConfigMap any more.
+    """
+    held, size = dict(files), _size(files)
+    if size > MOST_BYTES:
+        api.delete(CONFIG_MAPS, name)
+        what = f"the profile has {size:,} bytes, a ConfigMap holds {MOST_BYTES:,}"
+        raise UsageError(what, hint="mount the results folder, or measure fewer points")
+    for key, text in extra.items():
+        if (more := size + _size({key: text})) <= MOST_BYTES:
+            held[key], size = text, more
+        else:
+            log.info("%s does not fit the ConfigMap %s beside the rest", key, name)
+    for _ in range(_TRIES):
+        try:
+            _write(api, name, held, labels, annotations)
+        except Conflict:  # somebody was faster; what they wrote is older than ours, or they will say so too
+            continue
+        return tuple(held)
+    raise UsageError(f"the ConfigMap {name} changes all the time", hint="find out who else writes it, or publish under another name")
+
+
+def _write(api: KubernetesApi, name: str, data: Mapping[str, str], labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
+    body: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": dict(data)}
+    try:
+        found = api.get(CONFIG_MAPS, name)
+    except NotFound:
+        body["metadata"] |= {"labels": dict(labels), "annotations": dict(annotations)}
+        api.create(CONFIG_MAPS, body)
+        return
+    body["metadata"] |= {
+        "resourceVersion": found["metadata"]["resourceVersion"],
+        "labels": {**labels_of(found), **labels},
+        "annotations": {**annotations_of(found), **annotations},
+    }
+    if owners := found["metadata"].get("ownerReferences"):
+        body["metadata"]["ownerReferences"] = owners
+    api.replace(CONFIG_MAPS, body)
+
+
+def _size(files: Mapping[str, str]) -> int:
+    return sum(len(key) + len(text.encode()) for key, text in files.items())
