@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def built() -> Path:
 def _build(target: Path) -> None:
     if shutil.which("go") is None:
         raise ClusterError("no go on PATH: install Go, the version in tests/e2e/kubernetes/go.mod or newer")
-    print("building Kubernetes and CoreDNS: about ten minutes on two cores, once", flush=True)
+    print("building Kubernetes and CoreDNS: about ten minutes on two cores, once", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as folder:
         ready = Path(folder, "ready")
         ready.mkdir()

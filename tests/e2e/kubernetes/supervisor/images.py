@@ -62,14 +62,14 @@ def build(arguments: list[str]) -> Path:
         "PREFIX": "localhost/sla-planner",
     }
     command = [sys.executable, str(BUILD), "--quick", "--archive", str(folder), *arguments]
-    if subprocess.run(command, env={**settings, **os.environ}, check=False).returncode != 0:
+    if subprocess.run(command, env={**settings, **os.environ}, stdout=sys.stderr, check=False).returncode != 0:
         raise ClusterError(f"failed, see above: {shlex.join(command)}")
     return folder
 
 
 def _make_base(name: str) -> None:
     tree = binaries.cache() / "base-tree.tar"
-    if subprocess.run([str(RECIPE), str(tree)], check=False).returncode != 0:
+    if subprocess.run([str(RECIPE), str(tree)], stdout=sys.stderr, check=False).returncode != 0:
         raise ClusterError(f"failed, see above: {RECIPE}")
     container = _output("from", "scratch")
     _output("add", container, str(tree), "/")
