@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, Strict, model_validator
 
+from sla_planner.cluster.scale_reference import is_object_name, scale_reference
 from sla_planner.config import Config, Rejected, Setting
 from sla_planner.config_types import HTTP, AtLeastOne, HttpUrl, LoosePath, Milliseconds, Name, NotNegative, Positive, Share
 from sla_planner.errors import UsageError
@@ -26,7 +27,36 @@ def _virtual_target(url: str) -> str:
     return url
 
 
+def _scale_reference(text: str) -> str:
+    try:
+        scale_reference(text)
+    except UsageError as error:
+        raise Rejected(error.message, hint=error.hint) from None
+    return text
+
+
+def _object_name(text: str) -> str:
+    if not is_object_name(text):
+        raise ValueError
+    return text
+
+
+def _state_place(text: str) -> str:
+    name = text.removeprefix(CONFIG_MAP)
+    if name != text and not is_object_name(name):
+        raise ValueError
+    return text
+
+
+CONFIG_MAP = "configmap:"
+
 VirtualTarget = Annotated[str, AfterValidator(_virtual_target)]
+ScaleTargetName = Annotated[str, AfterValidator(_scale_reference)]
+ObjectName = Annotated[str, AfterValidator(_object_name)]
+StatePlace = Annotated[str, AfterValidator(_state_place)]
+
+KIND_NAME = "KIND/NAME"
+OBJECT_NAME = "a name of Kubernetes: lower case letters, digits, - and ."
 
 FROM_PROFILE = "from the profile"
 
@@ -51,6 +81,9 @@ class TargetConfig(Config):
     sizing: Annotated[
         Sizing, Strict(False), Setting("size by the mean load, or by the load that workers carry within the promise and the jumps seen")
     ] = Sizing.RISK
+    unschedulable_limit_s: Annotated[NotNegative, Setting("a worker that the cluster has no room for is given back after this long", unit="s")] = (
+        300.0
+    )
     load_predictor: Annotated[Predictor, Strict(False), Setting("how the load of the next interval is forecast")] = Predictor.EWMA
     load_prediction_window_size: Annotated[AtLeastOne, Setting("past intervals that arima and prophet look at")] = 50
     warmup_trace: Annotated[
@@ -86,7 +119,9 @@ class TargetConfig(Config):
         Setting("metrics page to read directly, without Prometheus; repeatable", metavar="URL", allowed=HTTP, replaces=("prometheus_url",)),
     ] = ()
     model_name: Annotated[str | None, Setting("only traffic of this model", default="all models")] = None
-    namespace: Annotated[str | None, Setting("Dynamo namespace: of the metrics, and of the keys in etcd", default="any")] = None
+    namespace: Annotated[str | None, Setting("Dynamo namespace: of the metrics, and of the keys in etcd", env=("DYN_NAMESPACE",), default="any")] = (
+        None
+    )
 
     environment: Annotated[Literal["virtual", "kubernetes"], Setting("what is scaled: a virtual target or Kubernetes objects")] = "virtual"
     backend: Annotated[
@@ -95,6 +130,28 @@ class TargetConfig(Config):
     virtual_target: Annotated[
         VirtualTarget | None,
         Setting("where decisions are written and acknowledged", metavar="file:PATH|etcd://HOST:PORT", allowed="file:PATH or etcd://HOST:PORT"),
+    ] = None
+    graph_deployment: Annotated[
+        ObjectName | None,
+        Setting(
+            "DynamoGraphDeployment to scale: both roles in one write",
+            env=("DYN_PARENT_DGD_K8S_NAME",),
+            metavar="NAME",
+            allowed=OBJECT_NAME,
+            replaces=("prefill_target", "decode_target"),
+        ),
+    ] = None
+    prefill_target: Annotated[
+        ScaleTargetName | None,
+        Setting("object whose scale is the number of prefill workers, e.g. deployment/prefill", metavar=KIND_NAME, replaces=("graph_deployment",)),
+    ] = None
+    decode_target: Annotated[
+        ScaleTargetName | None,
+        Setting("object whose scale is the number of decode workers", metavar=KIND_NAME, replaces=("graph_deployment",)),
+    ] = None
+    target_namespace: Annotated[
+        ObjectName | None,
+        Setting("Kubernetes namespace of what is scaled", default="the planner's own", metavar="NAME", allowed=OBJECT_NAME),
     ] = None
 
     @model_validator(mode="after")
@@ -108,9 +165,29 @@ class TargetConfig(Config):
     @model_validator(mode="after")
     def _has_something_to_scale(self) -> Self:
         if self.environment == "virtual" and self.virtual_target is None:
-            raise Rejected(f"target {self.name}: nothing to scale", hint="give --virtual-target file:PATH or etcd://HOST:PORT")
+            named = self.prefill_target or self.decode_target
+            hint = "add --environment kubernetes" if named else "give --virtual-target file:PATH or etcd://HOST:PORT"
+            raise Rejected(f"target {self.name}: nothing to scale", hint=hint)
         if self.virtual_target and self.virtual_target.startswith("etcd:") and not self.namespace:
             raise Rejected(f"target {self.name}: keys in etcd need a namespace", hint="give --namespace", settings=("virtual_target",))
+        return self
+
+    @model_validator(mode="after")
+    def _has_two_roles(self) -> Self:
+        if self.environment != "kubernetes":
+            return self
+        if self.graph_deployment:
+            if self.prefill_target or self.decode_target:
+                names = ("graph_deployment", "prefill_target", "decode_target")
+                raise Rejected(f"target {self.name}: both a graph and objects of its roles are given", hint="give one of both", settings=names)
+            return self
+        if not (self.prefill_target and self.decode_target):
+            given = "only one role" if self.prefill_target or self.decode_target else "nothing"
+            hint = "give --graph-deployment NAME, or both --prefill-target and --decode-target (KIND/NAME)"
+            raise Rejected(f"target {self.name}: {given} to scale", hint=hint, settings=("prefill_target", "decode_target"))
+        if scale_reference(self.prefill_target) == scale_reference(self.decode_target):
+            message = f"target {self.name}: both roles are {self.prefill_target}"
+            raise Rejected(message, hint="give each role an object of its own", settings=("prefill_target", "decode_target"))
         return self
 
     @model_validator(mode="after")
@@ -145,13 +222,19 @@ class TargetConfig(Config):
             decode=decode,
             correction=not self.no_correction,
             history_window=self.load_prediction_window_size,
+            unschedulable_limit_s=self.unschedulable_limit_s,
         )
 
     @property
-    def door(self) -> str:
-        """What a decision of this target is written to: two targets must not share it."""
+    def doors(self) -> frozenset[str]:
+        """What a decision of this target is written to: two targets must not share one."""
+        if self.environment == "kubernetes":
+            place = f" in namespace {self.target_namespace}" if self.target_namespace else ""
+            if self.graph_deployment:
+                return frozenset({f"DynamoGraphDeployment/{self.graph_deployment}{place}"})
+            return frozenset(f"{scale_reference(each)}{place}" for each in (self.prefill_target, self.decode_target) if each)
         in_etcd = self.virtual_target is not None and self.virtual_target.startswith("etcd:")
-        return f"{self.virtual_target} namespace {self.namespace}" if in_etcd else str(self.virtual_target)
+        return frozenset({f"{self.virtual_target} namespace {self.namespace}" if in_etcd else str(self.virtual_target)})
 
     def _prefill_limits(self, gpus: int) -> RoleLimits:
         fewest = self.min_endpoint if self.min_prefill_replicas is None else self.min_prefill_replicas
@@ -175,9 +258,27 @@ class PlannerConfig(Config):
     targets: tuple[TargetConfig, ...]
     once: Annotated[bool, Setting("decide once for every target, then exit")] = False
     no_operation: Annotated[bool, Setting("observe, decide and explain, but change nothing")] = False
-    state: Annotated[LoosePath | None, Setting("file or folder that keeps the planner's memory across restarts", default="memory only")] = None
+    state: Annotated[
+        StatePlace | None,
+        Setting(
+            "file, folder or ConfigMap that keeps the planner's memory across restarts",
+            default="memory only",
+            metavar="PATH|configmap:NAME",
+            allowed="a path, or configmap:NAME",
+        ),
+    ] = None
+    lease: Annotated[
+        ObjectName | None,
+        Setting("Lease of which one planner is the holder: the others stand by", default="none", metavar="NAME", allowed=OBJECT_NAME),
+    ] = None
     prometheus_port: Annotated[int, Field(ge=0, le=65535), Setting("port of the planner's own /metrics, 0 = off")] = 0
     log_format: Annotated[Literal["auto", "human", "json"], Setting("log lines; auto is human on a terminal, else json")] = "auto"
+
+    @model_validator(mode="after")
+    def _lease_lasts(self) -> Self:
+        if self.once and self.lease:
+            raise Rejected("--lease is for a planner that goes on", hint="leave it out; a CronJob has concurrencyPolicy: Forbid", settings=("lease",))
+        return self
 
     @model_validator(mode="after")
     def _targets_are_distinct(self) -> Self:
@@ -185,6 +286,6 @@ class PlannerConfig(Config):
             for other in self.targets[:index]:
                 if target.name == other.name:
                     raise Rejected(f"two targets are named {target.name}", hint="give each its own `name`")
-                if target.virtual_target is not None and target.door == other.door:
-                    raise Rejected(f"targets {other.name} and {target.name} write to the same {target.door}", hint="give each its own")
+                if shared := sorted(target.doors & other.doors):
+                    raise Rejected(f"targets {other.name} and {target.name} write to the same {shared[0]}", hint="give each its own")
         return self

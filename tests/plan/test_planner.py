@@ -299,7 +299,7 @@ def test_workers_that_cannot_be_placed_leave_their_gpus_to_the_other_role(h200_f
     seen = Observation(traffic, WorkerCounts(1, unschedulable=5), WorkerCounts(1))
     decision, _ = decide(settings, h200_fitted, run.state, seen)
     assert decision.decode.desired >= 2
-    assert "5 prefill worker(s) cannot be placed" in decision.verdicts
+    assert "5 prefill workers cannot be placed for 0 s now; given back after 300 s" in decision.verdicts
 
 
 def test_a_clock_set_back_starts_the_grace_period_anew(h200_fitted, window):

@@ -272,7 +272,7 @@ class TestOnce:
         assert "Traffic is unknown: first reading: a window needs two" in texts[0]
         assert "Observed num_req: 0.000 isl: idle osl: idle" in texts[1]
         assert document(tmp_path / "fleet.json")["num_prefill_workers"] == 1
-        assert set(document(tmp_path / "state" / "default.json")) == {"version", "target", "plan", "readings"}
+        assert set(document(tmp_path / "state" / "default.json")) == {"version", "target", "manifest_gpus", "asked", "plan", "readings", "status"}
 
     def test_one_target_that_comes_through_is_enough_and_none_is_exit_4(self, in_process, engine, tmp_path):
         config = tmp_path / "planner.yaml"
@@ -319,7 +319,7 @@ class TestOnce:
         assert "ZeroDivisionError" in json.loads(records[-1])["traceback"]
         assert not (tmp_path / "fleet.json").exists()
 
-    def test_a_target_that_cannot_be_read_is_exit_4(self, in_process, engine, tmp_path):
+    def test_a_target_that_only_a_person_can_repair_is_exit_2(self, in_process, engine, tmp_path):
         flags = [
             "--scrape-url",
             engine,
@@ -331,8 +331,10 @@ class TestOnce:
             *PROFILE,
         ]
         (tmp_path / "fleet.json").write_text("{")
-        assert in_process(*flags)[0] == 4
-        assert in_process(*flags) == (4, "error: the number of workers is unknown, see the log; run it again\n")
+        for _ in range(2):
+            code, error = in_process(*flags)
+            assert code == 2
+            assert error.startswith(f"error: {tmp_path / 'fleet.json'} is not JSON")
 
 
 @pytest.fixture
@@ -361,7 +363,17 @@ class TestRefusals:
             (["--profile-results-dir", "."], "no "),
             (
                 ["--environment", "kubernetes"],
-                "target default: this version scales virtual targets only; set environment: virtual and",
+                "target default: nothing to scale; give --graph-deployment NAME, or both --prefill-target and --decode-target (KIND/NAME)",
+            ),
+            (["--environment", "kubernetes", "--prefill-target", "deployment/a"], "only one role to scale; give --graph-deployment NAME, or both"),
+            (["--prefill-target", "a"], "'a' is no KIND/NAME; use deployment/NAME, "),
+            (["--prefill-target", "dgd/a"], "'dgd/a' has no scale of its own; use --graph-deployment a"),
+            (["--graph-deployment", "A"], "'A' is not allowed; use a name of Kubernetes: lower case letters, digits, - and ."),
+            (["--state", "configmap:"], "'configmap:' is not allowed; use a path, or configmap:NAME"),
+            (["--once", "--lease", "planner"], "--lease is for a planner that goes on; leave it out; a CronJob has concurrencyPolicy: Forbid"),
+            (
+                ["--environment", "kubernetes", "--prefill-target", "deploy/a", "--decode-target", "deployments.apps/a"],
+                "both roles are deploy/a; give each role an object of its own",
             ),
             (["--load-predictor", "prophet"], "pip install"),
             (["--virtual-target", "etcd://127.0.0.1:1"], "keys in etcd need a namespace; give --namespace"),

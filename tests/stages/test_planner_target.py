@@ -14,7 +14,8 @@ from sla_planner.cluster.virtual import open_virtual_client, open_virtual_target
 from sla_planner.errors import PlannerError
 from sla_planner.plan.record import Carried, Tick
 from sla_planner.planner_config import TargetConfig
-from sla_planner.stages.planner_target import open_target
+from sla_planner.stages.planner_open import open_target
+from sla_planner.stages.planner_target import NO_OPERATION
 from sla_planner.store.profile_files import sample_profile_dir
 from sla_planner.store.state_file import StateFile
 
@@ -43,7 +44,7 @@ def frontend(started, finished, ttft_s=0.09, itl_s=0.008, isl=3000, osl=150):
 def opened(page, fleet, state=None, *, acts=True, alone=True, **settings):
     fields = {"adjustment_interval": INTERVAL_S, "startup_s": 30.0, "profile_results_dir": Path(sample_profile_dir())}
     config = TargetConfig(scrape_url=(page.url,), virtual_target=f"file:{fleet}", **{**fields, **settings})
-    return open_target(config, state_file=StateFile(state) if state else None, acts=acts, alone=alone)
+    return open_target(config, store=StateFile(state) if state else None, standing=lambda: "" if acts else NO_OPERATION, alone=alone)
 
 
 def obeyed(fleet):
@@ -216,7 +217,7 @@ class TestRestoring:
             b"{}",
             b'{"plan": 3}',
             b'{"kind": "Pod", "apiVersion": "v1"}',
-            b'{"plan": {"format": 1}}',
+            b'{"plan": {"format": 2}}',
         ],
     )
     def test_what_is_no_state_is_set_aside_with_a_warning(self, page, tmp_path, caplog, content):
@@ -326,7 +327,5 @@ def test_no_page_however_odd_stops_the_planner_or_moves_an_unseen_fleet(page, tm
 
 
 def test_a_target_that_can_never_work_is_refused_when_it_is_opened(page, tmp_path):
-    with pytest.raises(PlannerError, match="this version scales virtual targets only"):
-        opened(page, tmp_path / "fleet.json", environment="kubernetes")
     with pytest.raises(PlannerError, match=r"pip install 'sla-planner\[prophet\]'|pip install"):
         opened(page, tmp_path / "fleet.json", load_predictor="prophet")

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from sla_planner.cluster.etcd_gateway import parse_endpoint
-from sla_planner.cluster.target import Applied, Fleet, Outcome, ScaleTarget
+from sla_planner.cluster.target import Applied, Counts, Fleet, Outcome, ScaleTarget
 from sla_planner.cluster.virtual_etcd import EtcdStore
 from sla_planner.cluster.virtual_file import FileStore
 from sla_planner.cluster.virtual_protocol import DEFAULT_NAMESPACE, UNSET, acknowledge, decide, fleet
@@ -34,7 +34,7 @@ class VirtualTarget:
         self.name = name
         self._store = store
 
-    def fleet(self) -> Fleet | None:
+    def fleet(self, last: Counts | None = None) -> Fleet | None:  # noqa: ARG002 - who else decides is seen in `apply`
         return fleet(self._store.read().state)
 
     def apply(self, prefill: int, decode: int, *, now_s: float) -> Applied:

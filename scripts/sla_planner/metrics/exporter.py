@@ -2,7 +2,7 @@
 
     /metrics   the last tick of every target. A quantity that is not a value is absent: not 0, not the number of an earlier tick
     /healthz   200 while every target ticked within the last `STALE_INTERVALS` intervals (a failed tick is a tick), else 503 and the reason
-    /readyz    200 once the traffic of any target has been known, else 503 and the reason
+    /readyz    200 once the traffic of any target has been known or while another planner acts, else 503 and the reason
 
 Every series carries `target`; what belongs to one role carries `role`. `dynamo_*` are the names of Dynamo's SLA planner demo.
 """
@@ -147,6 +147,13 @@ class Exporter(Collector):
         with self._lock:
             self._failing.add(target)
             self._note(target, "failed")
+
+    def stand_by(self, target: str) -> None:
+        """Count an interval in which another planner acted for `target`: nothing is shown of it, and there is nothing to wait for."""
+        with self._lock:
+            self._failing.add(target)
+            self._traffic_known = True
+            self._note(target, "standby")
 
     def close(self) -> None:
         self._server.shutdown()

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     FLOOR = "minimum"  # the configured minimum holds it up
     CEILING = "maximum"  # the configured maximum holds it down
     BUDGET = "gpu-budget"  # the GPU budget holds it down
+    NO_ROOM = "unschedulable"  # the cluster has no room for more
     INFEASIBLE = "infeasible"  # the SLA cannot be met at any size: best effort
 
 

@@ -4,7 +4,7 @@
                 yes -> learn       lengths, error budget, calibration, loads, jumps
                        size        `mean` or `risk`: what each role needs, and why
                        steady      up at once, down late and gently
-                       limit       per-role bounds and the GPU budget, both roles together
+                       limit       per-role bounds, the GPU budget and what the cluster has room for, both roles together
                        explain     every role's count with its reason, also when nothing changes
 
 Nothing here measures, writes or waits; time is `observation.traffic.at_s`.
@@ -20,6 +20,7 @@ from sla_planner.plan.budget import fit
 from sla_planner.plan.decision import Decision, Reason, Role, RoleDecision
 from sla_planner.plan.learning import learned, seconds_charged
 from sla_planner.plan.observation import Kind, Observation, TrafficWindow, WorkerCounts
+from sla_planner.plan.room import Sight, room_seen, room_verdict, within_room
 from sla_planner.plan.settings import PlanSettings, RoleLimits, Sizing
 from sla_planner.plan.size_mean import size_by_mean
 from sla_planner.plan.size_risk import size_by_risk
@@ -32,7 +33,7 @@ _SIZES = {Sizing.MEAN: size_by_mean, Sizing.RISK: size_by_risk}
 
 def decide(settings: PlanSettings, engine: Engine, state: PlanState, observation: Observation) -> tuple[Decision, PlanState]:
     """One decision for both roles, and the state for the next. Never raises for anything that can be observed."""
-    state = seconds_charged(state, settings, observation)
+    state = _rooms_seen(seconds_charged(state, settings, observation), settings, observation)
     unknown = _unknown(observation)
     if unknown or observation.prefill is None or observation.decode is None:
         return _hold(settings, state, observation, unknown)
@@ -54,6 +55,19 @@ def warm_up(settings: PlanSettings, engine: Engine, state: PlanState, history: I
             if state.mix is not None:
                 _, state = _SIZES[settings.sizing](settings, engine, state, observation)
     return replace(state, gpu_seconds=0.0, last_at_s=None, known_at_s=None)
+
+
+def _rooms_seen(state: PlanState, settings: PlanSettings, observation: Observation) -> PlanState:
+    """Whether workers can be placed is seen on the fleet, also while traffic is unknown."""
+    prefill, decode, at_s = observation.prefill, observation.decode, observation.traffic.at_s
+    if prefill is None or decode is None:
+        return state
+    gpus = (settings.prefill.gpus_per_worker, settings.decode.gpus_per_worker)
+    rooms = (
+        room_seen(state.prefill.room, Sight(prefill, decode, gpus[0], gpus[1], at_s), settings.unschedulable_limit_s),
+        room_seen(state.decode.room, Sight(decode, prefill, gpus[1], gpus[0], at_s), settings.unschedulable_limit_s),
+    )
+    return replace(state, prefill=replace(state.prefill, room=rooms[0]), decode=replace(state.decode, room=rooms[1]))
 
 
 def _unknown(observation: Observation) -> str:
@@ -94,14 +108,18 @@ def _decided(
         _steadied(settings, sized, needs[0], fleet[0], state.prefill, traffic.at_s),
         _steadied(settings, sized, needs[1], fleet[1], state.decode, traffic.at_s),
     )
+    rooms = (state.prefill.room, state.decode.room)
     fitted = fit(
         need=(steadied[0].desired, steadied[1].desired),
-        limits=(settings.prefill, settings.decode),
+        limits=(within_room(settings.prefill, rooms[0], traffic.at_s), within_room(settings.decode, rooms[1], traffic.at_s)),
         max_gpu_budget=settings.max_gpu_budget,
         running=(fleet[0].coming, fleet[1].coming),  # what cannot be placed holds no GPU
     )
-    prefill = _role(Role.PREFILL, fleet[0], needs[0], steadied[0], fitted.prefill, fitted.prefill_limited_by)
-    decode = _role(Role.DECODE, fleet[1], needs[1], steadied[1], fitted.decode, fitted.decode_limited_by)
+    prefill = _role(
+        Role.PREFILL, fleet[0], needs[0], steadied[0], fitted.prefill, _limit(fitted.prefill_limited_by, settings.prefill, fitted.prefill)
+    )
+    decode = _role(Role.DECODE, fleet[1], needs[1], steadied[1], fitted.decode, _limit(fitted.decode_limited_by, settings.decode, fitted.decode))
+    told = (room_verdict(*each, traffic.at_s, settings.unschedulable_limit_s) for each in zip((prefill, decode), fleet, rooms, strict=True))
     decision = Decision(
         at_s=traffic.at_s,
         prefill=prefill,
@@ -110,7 +128,7 @@ def _decided(
         prefill_correction=sized.prefill_correction,
         decode_correction=sized.decode_correction,
         expected_miss_share=sized.miss_share,
-        verdicts=(*sized.verdicts, *_unschedulable(fleet)),
+        verdicts=(*sized.verdicts, *filter(None, told)),
     )
     return decision, replace(
         state,
@@ -154,10 +172,10 @@ _LIMITS = {
     Reason.FLOOR: "{granted} is the configured minimum",
     Reason.CEILING: "{wanted} needed, {granted} is the configured maximum",
     Reason.BUDGET: "{wanted} needed, the GPU budget allows {granted}",
+    Reason.NO_ROOM: "{wanted} needed, the cluster has had room for {granted}",
 }
 
 
-def _unschedulable(fleet: tuple[WorkerCounts, WorkerCounts]) -> tuple[str, ...]:
-    return tuple(
-        f"{counts.unschedulable} {role} worker(s) cannot be placed" for role, counts in zip(Role, fleet, strict=True) if counts.unschedulable
-    )
+def _limit(limited_by: Reason | None, limits: RoleLimits, granted: int) -> Reason | None:
+    """A maximum that nobody configured is the cluster's."""
+    return Reason.NO_ROOM if limited_by is Reason.CEILING and granted != limits.max_workers else limited_by

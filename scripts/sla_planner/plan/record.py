@@ -21,6 +21,8 @@ class Carried(StrEnum):
     APPLIED = "applied"
     NOTHING = "nothing"  # there was nothing to change
     WAITING = "waiting"  # the one before has not been carried out yet
+    PAUSED = "paused"  # a person asked for hands off
+    CONTENDED = "contended"  # somebody else wrote the counts: theirs stand for this interval
     FAILED = "failed"  # the target could not be reached
     ADVISORY = "advisory"  # --no-operation: nothing is ever written
 

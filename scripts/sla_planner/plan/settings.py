@@ -39,6 +39,7 @@ class PlanSettings:
     max_gpu_budget   GPUs of both roles together; -1 = no limit.
     correction       calibrate the profile with observed latencies.
     history_window   how many past intervals the arima and prophet predictors look at.
+    unschedulable_limit_s   how long a worker that cannot be placed is waited for before it is given back.
     """
 
     sla: Sla = field(default_factory=Sla)
@@ -52,6 +53,7 @@ class PlanSettings:
     decode: RoleLimits = field(default_factory=RoleLimits)
     correction: bool = True
     history_window: int = 50
+    unschedulable_limit_s: float = 300.0
 
     @property
     def effective_grace_s(self) -> float:

@@ -14,11 +14,12 @@ from sla_planner.model.engine import Engine
 from sla_planner.plan.calibration import Calibration
 from sla_planner.plan.forecast import LARGEST, SeriesState
 from sla_planner.plan.jumps import JumpMemory
+from sla_planner.plan.room import Room
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.stability import Below
 from sla_planner.plan.work import LengthMix, Lengths
 
-FORMAT = 1
+FORMAT = 2
 LONGEST_TOKENS = 1e7  # of a prompt or an answer
 
 
@@ -32,6 +33,7 @@ class RoleState:
     below: Below = field(default_factory=Below)
     needs: tuple[int, ...] = ()
     asked: int | None = None  # what the last decision asked for
+    room: Room = field(default_factory=Room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ def _role_to_json(state: RoleState) -> dict[str, Any]:
         "below": {"since_s": state.below.since_s, "needs": state.below.needs},
         "needs": state.needs,
         "asked": state.asked,
+        "room": asdict(state.room),
     }
 
 
@@ -145,6 +148,17 @@ def _role_from_json(document: Mapping[str, Any]) -> RoleState:
         below=Below(_number(below["since_s"]), tuple((_number(at_s), int(need)) for at_s, need in below["needs"])),
         needs=tuple(int(need) for need in document["needs"]),
         asked=None if document["asked"] is None else int(document["asked"]),
+        room=_room_from_json(document["room"]),
+    )
+
+
+def _room_from_json(document: Mapping[str, Any]) -> Room:
+    return Room(
+        waiting_since_s=_number(document["waiting_since_s"], optional=True),
+        most=None if document["most"] is None else int(document["most"]),
+        other=int(document["other"]),
+        until_s=_number(document["until_s"]),
+        attempts=int(document["attempts"]),
     )
 
 

@@ -2,18 +2,21 @@
 
 next due = last due + interval; ticks that were missed while one took too long are skipped, not made up for
 
+With a Lease only its holder ticks; the others say whom they wait for, and read the memory anew before they act.
+
 SIGTERM and SIGINT let running ticks end, which saves their states, for at most `STOP_LIMIT_S`: a source that hangs must not outlast the patience of
-whoever sent the signal.
+whoever sent the signal. Then the Lease is given back.
 """
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sla_planner.config import Loaded
 from sla_planner.errors import InfeasibleError, PlannerError, UnreachableError, UsageError
@@ -21,13 +24,30 @@ from sla_planner.logs import setup
 from sla_planner.metrics.exporter import Exporter
 from sla_planner.metrics.scrape import FIRST_READING
 from sla_planner.plan.decision import Reason
-from sla_planner.plan.record import Carried, Tick
+from sla_planner.plan.record import Tick
 from sla_planner.planner_config import PlannerConfig
-from sla_planner.stages.planner_target import LOG, PlannedTarget, open_target
-from sla_planner.store.state_file import StateFile, state_path
+from sla_planner.stages.planner_open import open_targets
+from sla_planner.stages.planner_target import PlannedTarget, may_act
+from sla_planner.stages.planner_words import LOG
+from sla_planner.termination import leave_word
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_LIMIT_S = 5.0
+LOST = "the interval is lost, see the log"
+
+
+class Lease(Protocol):
+    """Of several planners one acts (`cluster.lease`)."""
+
+    @property
+    def held(self) -> bool: ...
+
+    @property
+    def words(self) -> str: ...
+
+    def start(self) -> None: ...
+
+    def release(self) -> None: ...
 
 
 def run(loaded: Loaded[PlannerConfig]) -> None:
@@ -37,9 +57,10 @@ def run(loaded: Loaded[PlannerConfig]) -> None:
     for line in loaded.describe():
         LOG.info(line)
     _check_once(config)
-    targets = [_opened(config, index) for index in range(len(config.targets))]
-    exporter = Exporter(config.prometheus_port, interval_s=max(t.settings.interval_s for t in targets)) if config.prometheus_port else None
-    loop = _Loop(targets, exporter)
+    lease = _open_lease(config.lease)
+    targets = open_targets(config, may_act if lease is None else lambda: "" if lease.held else lease.words)
+    exporter = Exporter(config.prometheus_port, interval_s=max(t.basis.settings.interval_s for t in targets)) if config.prometheus_port else None
+    loop = _Loop(targets, exporter, lease)
     try:
         if config.once:
             loop.once()
@@ -55,28 +76,32 @@ def _check_once(config: PlannerConfig) -> None:
         raise UsageError("--once forgets the pages it read, and a window needs two readings", hint="add --state FILE, or read from --prometheus-url")
 
 
-def _opened(config: PlannerConfig, index: int) -> PlannedTarget:
-    target, alone = config.targets[index], len(config.targets) == 1
-    file = None if config.state is None else StateFile(state_path(config.state, target.name, alone=alone))
-    return open_target(target, state_file=file, acts=not config.no_operation, alone=alone)
+def _open_lease(name: str | None) -> Lease | None:
+    if name is None:
+        return None
+    from sla_planner.stages.planner_kubernetes import open_lease
+
+    return open_lease(name)
 
 
 @dataclass(slots=True)
 class _Loop:
     targets: list[PlannedTarget]
     exporter: Exporter | None
+    lease: Lease | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def once(self) -> None:
-        """One tick of every target. Raises `UnreachableError` when none of them came through, so that the Job is tried again, and `InfeasibleError`
-        when a promise cannot be kept: the best effort is made, and a person should look."""
+        """One tick of every target. Raises what kept all of them from coming through (`UnreachableError` where a retry may help), and
+        `InfeasibleError` when a promise cannot be kept: the best effort is made, and a person should look."""
         with ThreadPoolExecutor(len(self.targets)) as pool:
             ticks = list(pool.map(self._tick, self.targets))
-        troubles = [_trouble(tick) for tick in ticks]
-        if all(troubles):
-            place = "" if len(self.targets) == 1 else f"target {self.targets[0].config.name}: "
-            others = f"; {len(troubles) - 1} more could not be planned for either" if len(troubles) > 1 else ""
-            raise UnreachableError(f"{place}{troubles[0]}{others}", hint="run it again")
+        alone = len(self.targets) == 1
+        leave_word("; ".join(target.words if alone else f"{target.config.name}: {target.words}" for target in self.targets))
+        troubles = [_trouble(target, tick) for target, tick in zip(self.targets, ticks, strict=True)]
+        found = [trouble for trouble in troubles if trouble is not None]
+        if len(found) == len(self.targets):
+            raise _joined(found, "" if alone else f"target {self.targets[0].config.name}: ")
         for tick in ticks:
             if tick and Reason.INFEASIBLE in (tick.decision.prefill.reason, tick.decision.decode.reason):
                 raise InfeasibleError(
@@ -88,6 +113,8 @@ class _Loop:
         followers = [threading.Thread(target=self._follow, args=(target,), name=target.config.name, daemon=True) for target in self.targets]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
+            if self.lease:
+                self.lease.start()
             for follower in followers:
                 follower.start()
             signal.sigwait(STOP_SIGNALS)
@@ -97,6 +124,8 @@ class _Loop:
         deadline_s = time.monotonic() + STOP_LIMIT_S
         for follower in followers:
             follower.join(max(deadline_s - time.monotonic(), 0.0))
+        if self.lease:
+            self.lease.release()
         late = [follower.name for follower in followers if follower.is_alive()]
         if late:
             LOG.warning(f"Stopped; the last interval of {', '.join(late)} did not end within {STOP_LIMIT_S:g} s and is given up")
@@ -104,21 +133,32 @@ class _Loop:
             LOG.info("Stopped")
 
     def _follow(self, target: PlannedTarget) -> None:
-        interval_s, due_s = target.settings.interval_s, time.monotonic()
+        interval_s, due_s = target.basis.settings.interval_s, time.monotonic()
         while not self.stop.wait(max(due_s - time.monotonic(), 0.0)):
-            self._tick(target)
+            if self.lease is None or self.lease.held:
+                self._tick(target)
+            else:
+                self._stand_by(target, self.lease.words)
             missed = max(int((time.monotonic() - due_s) / interval_s), 0)
             due_s += (missed + 1) * interval_s
 
+    def _stand_by(self, target: PlannedTarget, why: str) -> None:
+        target.forget()
+        target.voice.say(f"Standing by: {why}")
+        if self.exporter:
+            self.exporter.stand_by(target.config.name)
+
     def _tick(self, target: PlannedTarget) -> Tick | None:
         """None: the tick failed, which is logged and must not stop the other targets."""
+        target.words, target.failure = LOST, None
         try:
             tick = target.tick(time.time())
             if self.exporter:
                 self.exporter.update(tick)
             return tick
         except PlannerError as error:
-            target.voice.say(f"This interval is lost: {error}", level=logging.ERROR)
+            target.failure = error
+            target.voice.lost(error)
         except Exception:  # noqa: BLE001 - the isolation that several targets are promised
             name = target.config.name
             LOG.exception(f"A fault of ours with target {name}, which is tried again next interval", extra={"target": name})
@@ -127,14 +167,20 @@ class _Loop:
         return None
 
 
-def _trouble(tick: Tick | None) -> str:
-    """Why nothing could be decided or done for a target; empty when all went well."""
+def _trouble(target: PlannedTarget, tick: Tick | None) -> PlannerError | None:
+    """Why nothing could be decided or done for a target; None when all went well."""
+    if target.failure is not None:
+        return target.failure
     if tick is None:
-        return "the interval is lost, see the log"
-    seen = tick.observation
-    rate = seen.traffic.request_rate_rps
+        return UnreachableError(LOST, hint="run it again")
+    rate = tick.observation.traffic.request_rate_rps
     if not rate.known and rate.why != FIRST_READING:  # which the first run must have; the next one has two
-        return f"traffic is unknown: {rate.why}"
-    if seen.prefill is None or seen.decode is None:
-        return "the number of workers is unknown, see the log"
-    return "the decision could not be carried out, see the log" if tick.carried is Carried.FAILED else ""
+        return UnreachableError(f"traffic is unknown: {rate.why}", hint="run it again")
+    return None
+
+
+def _joined(troubles: Sequence[PlannerError], place: str) -> PlannerError:
+    """The first one, with how many more there are."""
+    first = troubles[0]
+    first.message = f"{place}{first.message}" + (f"; {len(troubles) - 1} more could not be planned for either" if len(troubles) > 1 else "")
+    return first
