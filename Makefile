@@ -7,10 +7,10 @@ ARGS ?=
 COMPILE := $(VENV)-lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint e2e bench docs images lock clean
+.PHONY: help venv demo test lint slow e2e e2e-tests bench docs images lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "  ARGS passes arguments on: make test ARGS='-k config'"
 
 venv: $(VENV)/.dev-installed ## install everything for running and developing into .venv
@@ -27,15 +27,22 @@ lint: $(VENV)/.dev-installed ## style, types, import arrows
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-e2e: $(VENV)/.dev-installed ## run the long tests: whole sweeps, a real llama.cpp, a Prometheus server on PATH
-	@command -v prometheus >/dev/null || { echo "make e2e: no prometheus on PATH; install it, e.g. apt-get install prometheus"; exit 1; }
+slow: $(VENV)/.dev-installed ## run the long tests: whole sweeps, a real llama.cpp, a Prometheus server on PATH
+	@command -v prometheus >/dev/null || { echo "make slow: no prometheus on PATH; install it, e.g. apt-get install prometheus"; exit 1; }
 	$(BIN)/python -m pytest -m e2e $(ARGS)
+
+e2e: $(VENV)/.dev-installed ## run the delivery in a real Kubernetes made on the spot (root on Debian, Go; tests/e2e/README.md)
+	PATH="$(abspath $(BIN)):$$PATH" tests/e2e/run ARGS="$(ARGS)"
+
+e2e-tests: $(VENV)/.dev-installed ## the same tests in the cluster that KUBECONFIG names
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m cluster $(ARGS)
 
 bench: $(VENV)/.dev-installed ## print the benchmark tables (ARGS=--quick: short)
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench $(ARGS) || exit 1; done
 
-docs: $(VENV)/.run-installed ## write the flag references (jobs/*/flags.md)
+docs: $(VENV)/.run-installed ## write the flag references (jobs/*/flags.md) and everything that templates/ renders
 	$(BIN)/python -m sla_planner.flag_reference jobs
+	$(BIN)/sla-planner render
 
 images: | $(BIN)/python ## build the container images (IMAGES, PREFIX, TAG, BASE_IMAGE, BUILDER: images/README.md)
 	$(BIN)/python images/build.py $(ARGS)
