@@ -1,9 +1,9 @@
 """A Kubernetes API that keeps objects in memory: real HTTP on loopback, JSON as the real one speaks it, no controllers behind it.
 
 Knows: get, list with label and metadata.name selectors, create, merge patch, JSON patch with `test`, server-side apply (as a merge), update, delete
-with a uid precondition, watch, pods' logs, the `scale` subresource (on spec.replicas), `status` (of the same object), resourceVersion conflicts,
-discovery of the kinds that it was given. Whoever tests can refuse verbs (`deny`), fail calls (`fail`), look at every call (`calls`), and change
-objects as a controller would (`put`, `change`).
+with a uid precondition, watch, pods' logs, the `scale` subresource (on spec.replicas), `status` (of the same object), resourceVersion conflicts, who
+wrote a field of the spec (`managedFields`), discovery of the kinds that it was given. Whoever tests can refuse verbs (`deny`), fail calls (`fail`),
+look at every call (`calls`), and change objects as a controller would (`put`, `change`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from kubernetes.client.configuration import Configuration
+from tests.cluster.field_owners import FieldOwners
 
 from sla_planner.cluster.api import KubernetesApi
 from sla_planner.cluster.resources import KNOWN, Object, Resource
@@ -56,6 +57,7 @@ class ApiStandIn:
         self.changed = threading.Condition()
         self._versions = itertools.count(1)
         self._events: list[tuple[str, str, Object]] = []  # type, plural, object
+        self._owners: dict[tuple[str, str, str], FieldOwners] = {}
 
     def api(self, namespace: str = "here", *, patience_s: float = 0.0) -> KubernetesApi:
         configuration = Configuration()
@@ -78,18 +80,18 @@ class ApiStandIn:
 
         self.failures.append(failure)
 
-    def put(self, found: Object, *, namespace: str = "here") -> Object:
+    def put(self, found: Object, *, namespace: str = "here", manager: str = "kubectl") -> Object:
         """Make or replace an object, as somebody else."""
         resource = self._kind(found["apiVersion"], found["kind"])
         with self.changed:
-            return self._store(resource, namespace, copy.deepcopy(found))
+            return self._store(resource, namespace, copy.deepcopy(found), manager)
 
-    def change(self, plural: str, name: str, edit: Callable[[Object], None], *, namespace: str = "here") -> None:
+    def change(self, plural: str, name: str, edit: Callable[[Object], None], *, namespace: str = "here", manager: str = "a-controller") -> None:
         """Edit an object in place, as a controller would."""
         with self.changed:
             found = copy.deepcopy(self.objects[plural, namespace, name])
             edit(found)
-            self._touch("MODIFIED", plural, namespace, found)
+            self._touch("MODIFIED", plural, namespace, found, manager)
 
     def drop(self, plural: str, name: str, *, namespace: str = "here") -> None:
         with self.changed:
@@ -136,13 +138,13 @@ class ApiStandIn:
                     return self._status(409, f'{resource.name} "{name}" already exists')
                 made = copy.deepcopy(call.body)
                 made["metadata"]["name"] = name
-                return 201, made if call.query.get("dryRun") else self._store(resource, call.namespace, made)
+                return 201, made if call.query.get("dryRun") else self._store(resource, call.namespace, made, _manager(call))
             if resource.plural == "pods" and subresource == "log":
                 return (200, self.logs.get(call.name, "")) if key in self.objects else self._missing(resource, call.name)
             found = self.objects.get(key)
             if found is None:
                 if call.verb == "patch" and call.content_type.startswith("application/apply-patch"):
-                    return 201, self._store(resource, call.namespace, copy.deepcopy(call.body))
+                    return 201, self._store(resource, call.namespace, copy.deepcopy(call.body), _manager(call))
                 return self._missing(resource, call.name)
             if call.verb == "get":
                 return 200, _scale_of(found) if subresource == "scale" else copy.deepcopy(found)
@@ -176,9 +178,9 @@ class ApiStandIn:
             replicas = changed["spec"]["replicas"]
             changed = copy.deepcopy(found)
             changed.setdefault("spec", {})["replicas"] = replicas
-            stored = self._touch("MODIFIED", resource.plural, call.namespace, changed)
+            stored = self._touch("MODIFIED", resource.plural, call.namespace, changed, _manager(call))
             return 200, _scale_of(stored)
-        return 200, self._touch("MODIFIED", resource.plural, call.namespace, changed)
+        return 200, self._touch("MODIFIED", resource.plural, call.namespace, changed, _manager(call))
 
     def watching(self, call: Call, resource: Resource, stop: Callable[[], bool]) -> Iterator[tuple[str, Object]]:
         with self.changed:
@@ -203,17 +205,19 @@ class ApiStandIn:
     def _kind(self, api_version: str, kind: str) -> Resource:
         return next(each for each in self.kinds if (each.api_version, each.kind) == (api_version, kind))
 
-    def _store(self, resource: Resource, namespace: str, found: Object) -> Object:
+    def _store(self, resource: Resource, namespace: str, found: Object, manager: str) -> Object:
         metadata = found.setdefault("metadata", {})
         metadata["namespace"] = namespace
         metadata.setdefault("uid", f"uid-{next(self._versions)}")
         metadata.setdefault("creationTimestamp", "2026-01-01T00:00:00Z")
         is_new = (resource.plural, namespace, metadata["name"]) not in self.objects
-        return self._touch("ADDED" if is_new else "MODIFIED", resource.plural, namespace, found)
+        return self._touch("ADDED" if is_new else "MODIFIED", resource.plural, namespace, found, manager)
 
-    def _touch(self, kind: str, plural: str, namespace: str, found: Object) -> Object:
+    def _touch(self, kind: str, plural: str, namespace: str, found: Object, manager: str) -> Object:
+        key = (plural, namespace, found["metadata"]["name"])
         found["metadata"]["resourceVersion"] = str(next(self._versions))
-        self.objects[plural, namespace, found["metadata"]["name"]] = found
+        found["metadata"]["managedFields"] = self._owners.setdefault(key, FieldOwners()).changed(self.objects.get(key), found, manager)
+        self.objects[key] = found
         self._tell(kind, plural, found)
         return copy.deepcopy(found)
 
@@ -227,6 +231,10 @@ class ApiStandIn:
 
     def _missing(self, resource: Resource, name: str) -> tuple[int, Any]:
         return self._status(404, f'{resource.name} "{name}" not found')
+
+
+def _manager(call: Call) -> str:
+    return call.query.get("fieldManager", "unknown")
 
 
 def _selected(found: Object, query: dict[str, str]) -> bool:
