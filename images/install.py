@@ -27,6 +27,9 @@ BUILD_LOCK = Path("/build/build.txt")
 SECRETS = {"PIP_CONFIG_FILE": Path("/run/secrets/pip-conf"), "PIP_CERT": Path("/run/secrets/ca-bundle")}
 FILE_DATE_S = 315532800  # 1980-01-01, the earliest that zip files know
 
+# What makes a folder of packages a virtual environment.
+SKELETON = ("bin/python*", "pyvenv.cfg", "lib64")
+
 # What an installed package holds and we never import, relative to site-packages. tests/images proves that the stages do without.
 LEFT_OUT = (
     "*/**/tests",
@@ -65,7 +68,7 @@ def install_dependencies(lock: Path, beyond: Path | None) -> None:
     wanted = TOOLS.parent / "wanted.txt"
     wanted.write_text(text if beyond is None else lock_beyond(text, beyond.read_text()))
     _pip("--python", TARGET, "install", "--require-hashes", "--no-deps", "--no-compile", "--only-binary=:all:", "-r", wanted)
-    _finish(keep=("bin/python*", "pyvenv.cfg", "lib64") if beyond is None else ())
+    finish(keep=SKELETON if beyond is None else ())
 
 
 def install_package(source: Path) -> None:
@@ -73,7 +76,7 @@ def install_package(source: Path) -> None:
     wheels = TOOLS.parent / "wheels"
     _pip("wheel", "--no-index", "--no-deps", "--no-build-isolation", "-w", wheels, source)
     _pip("--python", TARGET, "install", "--no-index", "--no-deps", "--no-compile", "--find-links", wheels, "sla-planner")
-    _finish(keep=("bin/sla-planner",))
+    finish(keep=("bin/sla-planner",))
 
 
 def lock_beyond(lock: str, other: str) -> str:
@@ -95,8 +98,8 @@ def _new_environment() -> None:
     _run(sys.executable, "-m", "venv", "--without-pip", "--symlinks", TARGET)
 
 
-def _finish(keep: tuple[str, ...]) -> None:
-    """Leave site-packages less LEFT_OUT, and the named files; compile; give all files the same date."""
+def finish(keep: tuple[str, ...]) -> None:
+    """Leave site-packages less LEFT_OUT, and of the rest what the globs name; compile; give all the same date."""
     kept = {path for pattern in keep for path in TARGET.glob(pattern)}
     for path in [*TARGET.iterdir(), *(TARGET / "bin").iterdir()]:
         if path not in kept and path.name not in ("lib", "bin"):
