@@ -249,9 +249,9 @@ def _selected(found: Object, query: dict[str, str]) -> bool:
     for term in filter(None, query.get("fieldSelector", "").split(",")):
         path, _, value = term.partition("=")
         at: Any = found
-        for part in path.split("."):
+        for part in path.removesuffix("!").split("."):
             at = (at or {}).get(part)
-        if at != value:
+        if (at == value) == path.endswith("!"):
             return False
     return True
 

@@ -15,15 +15,16 @@ _WHO_AM_I = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfS
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """In the namespace of the sweep. `subresource`: `log`."""
+    """In the namespace of the sweep. `subresource`: `log`; `name`: of the one object that it is needed for."""
 
     verb: str
     resource: Resource
     subresource: str = ""
+    name: str = ""
 
     @property
     def what(self) -> str:
-        return self.resource.name + (f"/{self.subresource}" if self.subresource else "")
+        return self.resource.name + (f"/{self.subresource}" if self.subresource else "") + (f" {self.name}" if self.name else "")
 
 
 def rights_of(kinds: Iterable[Resource]) -> tuple[Right, ...]:
@@ -59,6 +60,7 @@ def _granted(api: KubernetesApi, right: Right) -> bool:
         "group": right.resource.group,
         "resource": right.resource.plural,
         "subresource": right.subresource,
+        "name": right.name,
     }
     review = {"apiVersion": ACCESS_REVIEWS.api_version, "kind": ACCESS_REVIEWS.kind, "spec": {"resourceAttributes": asked}}
     return bool((api.create(ACCESS_REVIEWS, review).get("status") or {}).get("allowed"))

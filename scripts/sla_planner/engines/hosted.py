@@ -28,6 +28,7 @@ from sla_planner.sweep.host import Host, HostedEngine, Manifests, Trouble
 from sla_planner.sweep.port import Capacity, Deployment, EngineIdentity, Phase, RunningEngine
 
 LOOK_EVERY_S = 1.0
+SAID_AFTER_S = 3.0  # every engine waits a moment for its pods
 TOLD_WITHIN_S = 5.0
 GONE_WITHIN_S = 15.0
 
@@ -174,7 +175,7 @@ class _Hosted:
 
     async def _watched(self) -> None:
         """Ends with an `EngineError` when there is nothing to wait for."""
-        kind, since_s = "", 0.0
+        kind, since_s, said = "", 0.0, False
         while True:
             outlook = await asyncio.to_thread(self._hosted.look)
             self.url, self._addresses = outlook.url, outlook.addresses
@@ -185,8 +186,10 @@ class _Hosted:
                 kind = ""
             else:
                 if trouble.kind != kind:
-                    kind, since_s = trouble.kind, now_s
+                    kind, since_s, said = trouble.kind, now_s, False
+                if not said and now_s - since_s >= SAID_AFTER_S:
                     log.info("%s: %s", self._deployment.label, trouble.what)
+                    said = True
                 if now_s - since_s >= self._patience_s(trouble):
                     await asyncio.to_thread(self._saved_log)
                     raise self._hopeless(trouble)

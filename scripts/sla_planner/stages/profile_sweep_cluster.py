@@ -43,7 +43,8 @@ class Cluster:
 
     def prepare(self, launcher: HostedLauncher | None, deployments: Sequence[Deployment]) -> None:
         """Before anything is measured. Raises `UsageError` or `ForbiddenError` for what would go wrong later."""
-        publishing = tuple(Right(verb, CONFIG_MAPS) for verb in ("get", "create", "update")) if self._config.publish_configmap else ()
+        name = self._config.publish_configmap
+        publishing = (Right("create", CONFIG_MAPS), *(Right(verb, CONFIG_MAPS, name=name) for verb in ("get", "update"))) if name else ()
         if launcher is None:
             check_rights(self._api, publishing)
         else:

@@ -57,6 +57,7 @@ WINDOW_LIMIT_S = 300.0
 _MEAN_RANGE = {2: 1.128, 3: 1.693, 4: 2.059}  # of n normal values, in sigmas
 REQUEST_TIMEOUT_S = 1800.0
 _ONLY = "only "  # begins what is said of a batch that did not all run
+_FAILED = "requests failed: "
 
 
 class Clients:
@@ -144,7 +145,7 @@ class Staircase:
         seen = DecodeSeen(last.running, last.context_tokens, last.itl_ms, last.tokens, last.window_s, last.client_lag_ms)
         defects = [*_not_started(_with_late_ones(growth, last), batch), *_behind(last)]
         if last.failed:
-            defects.append(f"{len(last.failed)} of {batch} requests failed: {last.failed[-1]}")
+            defects.append(f"{len(last.failed)} of {batch} {_FAILED}{last.failed[-1]}")
         elif last.ended:
             defects.append(f"{last.ended} of {batch} requests ended while they were measured")
         elif not _settled(windows, within=UNSETTLED):
@@ -204,6 +205,11 @@ def capped(point: Point) -> bool:
     return any(defect.startswith(_ONLY) for defect in point.defects)
 
 
+def unanswered(point: Point) -> bool:
+    """Whether requests failed, or nothing came of them at all: the engine may have ended."""
+    return (point.prefill is None and point.decode is None) or any(_FAILED in defect for defect in point.defects)
+
+
 def _requests(isl_tokens: int, count: int) -> Trace:
     return Trace(np.zeros(count), np.full(count, isl_tokens), np.ones(count, dtype=np.int64))
 
@@ -250,7 +256,7 @@ def _wrong_lengths(records: Sequence[RequestRecord]) -> list[str]:
 
 def _failures(records: Sequence[RequestRecord]) -> list[str]:
     failed = [record for record in records if record.error]
-    return [f"{len(failed)} of {len(records)} requests failed: {failed[-1].error}"] if failed else []
+    return [f"{len(failed)} of {len(records)} {_FAILED}{failed[-1].error}"] if failed else []
 
 
 def cached_prompts(records: Sequence[RequestRecord]) -> list[str]:
@@ -279,7 +285,7 @@ def _behind(window: BatchWindow) -> list[str]:
 
 def _not_started(growth: Growth, batch: int) -> list[str]:
     if growth.failed:  # then nobody waited long enough to tell a queue
-        return [f"{len(growth.failed)} of {batch} requests failed: {growth.failed[-1]}"]
+        return [f"{len(growth.failed)} of {batch} {_FAILED}{growth.failed[-1]}"]
     if growth.waiting:
         return [f"{_ONLY}{growth.running} of {batch} requests ran, {growth.waiting} waited: the engine's sequence limit or its KV cache was reached"]
     if ended := _ended(growth, batch):

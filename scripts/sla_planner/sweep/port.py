@@ -77,7 +77,7 @@ class RunningEngine(Protocol):
     async def ended(self, *, doubted: bool = False) -> str:
         """'' while the engine runs, else why it ended: `killed (out of memory)`, `exit code 1: <its last line>`.
 
-        `doubted`: its last answers were wrong, so an end that is told late (a kubelet takes seconds) is waited for.
+        `doubted`: its last answers failed, so an end that is told late (a kubelet takes seconds) is waited for.
         """
         ...
 

@@ -23,7 +23,7 @@ from sla_planner.sweep.capacity import implausible, unexplained
 from sla_planner.sweep.checkpoint import Checkpoint, facts_key, point_key
 from sla_planner.sweep.design import Limits
 from sla_planner.sweep.known import Known
-from sla_planner.sweep.measure import REQUEST_TIMEOUT_S, Clients, Measurer, capped, measured_again
+from sla_planner.sweep.measure import REQUEST_TIMEOUT_S, Clients, Measurer, capped, measured_again, unanswered
 from sla_planner.sweep.points import DecodeShape, EngineFacts, Point, PrefillShape, Shape
 from sla_planner.sweep.port import Capacity, Deployment, Launcher, Phase, RunningEngine
 from sla_planner.sweep.result import Goal, Progress
@@ -314,11 +314,11 @@ class _Mapping:
 
     async def _tried(self, shape: Shape, measure: Callable[[], Awaitable[Point]]) -> Point:
         point = await measure()
-        await self._check_alive(shape.label, doubted=bool(point.defects))
+        await self._check_alive(shape.label, doubted=unanswered(point))
         if point.defects and (self._turn.among_others or not capped(point)):
             async with self._turn.alone():
                 again = await measure()
-            await self._check_alive(shape.label, doubted=bool(again.defects))
+            await self._check_alive(shape.label, doubted=unanswered(again))
             point = measured_again(point, again)
         empty = point.prefill is None and point.decode is None
         self._hopeless = self._hopeless + 1 if empty else 0
@@ -372,7 +372,7 @@ class _Mapping:
             await self._turn.give_way()
             point = await (await engine.staircase(shape, max_tokens)).at(shape.batch)
             await engine.end_staircase()
-            await self._check_alive(shape.label, doubted=bool(point.defects))
+            await self._check_alive(shape.label, doubted=unanswered(point))
             self.sweep.checkpoint.save_point(key, point)
         return point.decode.running * point.decode.context_tokens if point.decode else 0.0
 
