@@ -27,6 +27,14 @@ def test_it_builds(folder):
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_older_kustomize_understands_it(file):
+    """`select` takes exact names before kustomize 5.8: a pattern would match nothing there, silently. 5.4.2 and 5.6.0 were seen to build the same."""
+    for replacement in yaml.safe_load(file.read_text()).get("replacements", []):
+        for target in replacement["targets"]:
+            assert re.fullmatch(r"[\w-]+", target["select"].get("name", "any"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_no_deprecated_field(file):
     assert not DEPRECATED & yaml.safe_load(file.read_text()).keys()
     assert "includeSelectors" not in file.read_text()  # false unless given: a selector of a Deployment cannot be changed later
