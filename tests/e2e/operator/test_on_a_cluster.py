@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from .conftest import document
-from .running import dynamo_operator  # noqa: F401 - a fixture
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("dynamo_operator")]
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("dynamo")]
 
 PATIENCE_S = 120.0
 
