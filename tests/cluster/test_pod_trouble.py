@@ -10,13 +10,9 @@ from sla_planner.cluster import pod_trouble
 from sla_planner.cluster.pod_trouble import failed, has_ended, keeps_from_running, refused, restarts, silent
 
 GPU_WAIT_S = 300.0
-NO_VICTIM = (
-    "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
-)
+NO_VICTIM = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: 0/2 nodes are available: 2 No preemption victims found."
 TOO_LARGE = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
-TAINTED = (
-    "0/2 nodes are available: 2 node(s) had untolerated taint(s). preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
-)
+TAINTED = "0/2 nodes are available: 2 node(s) had taints. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
 NO_CLAIM = '0/2 nodes are available: persistentvolumeclaim "model-cache" not found.'
 UNBOUND = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
 
