@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -223,3 +224,36 @@ def _fresh_namespace(cluster: Namespace, request: pytest.FixtureRequest) -> Iter
         folder = re.sub(r"[^A-Za-z0-9_.-]+", "-", request.node.nodeid)
         fresh.dump(Path(os.environ.get("E2E_ARTIFACTS", "e2e-artifacts")) / folder)
     fresh.delete()
+
+
+@pytest.fixture(scope="session")
+def image() -> Callable[[str], str]:
+    """`image("planner")`: the reference of one of our images in this cluster."""
+    prefix, tag = os.environ.get("E2E_IMAGE_PREFIX", "localhost/sla-planner"), os.environ.get("E2E_IMAGE_TAG", "e2e")
+    return lambda name: f"{prefix}/{name}:{tag}"
+
+
+@pytest.fixture(scope="session")
+def dynamo(cluster: Namespace, image: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Dynamo's operator, as far as tests/e2e/operator stands in for it; yields its log. Fails where a real one has its definitions in the cluster."""
+    if "dynamographdeployments" in cluster.kubectl("get", "crd", "--output=name", "--selector=slaplanner.io/stand-in!=true"):
+        pytest.fail("the cluster has Dynamo's resource definitions already; these tests bring a stand-in", pytrace=False)
+    log = tmp_path_factory.mktemp("operator") / "log"
+    operator = Path(__file__).parent / "operator"
+    command = [sys.executable, str(operator), "--image", image("engine-sim"), "--engine-args", os.environ.get("E2E_ENGINE_ARGS", "")]
+    with log.open("w") as sink:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True)
+        assert process.stdout is not None
+        try:
+            if process.stdout.readline().strip() != "operator stand-in ready":
+                pytest.fail(f"the operator's stand-in did not start:\n{log.read_text()}", pytrace=False)
+            yield log
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+    cluster.kubectl("delete", "crd", "--wait=false", "--selector=slaplanner.io/stand-in=true")
