@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -96,7 +95,7 @@ class TestDockerfile:
         allowed = [rule[1:] for rule in rules if rule.startswith("!")]
         assert "*" in rules
         copied = [rest.split()[:-1] for word, rest in instructions(image) if word == "COPY" and not rest.startswith("--from")]
-        assert [source for sources in copied for source in sources if not any(fnmatch(source, rule) for rule in allowed)] == []
+        assert {source.partition("/")[0] for sources in copied for source in sources} <= set(allowed)
 
     def test_the_linter_has_nothing_to_say(self, image):
         linter = Path(sys.executable).with_name("hadolint")
