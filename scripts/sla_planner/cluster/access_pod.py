@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from sla_planner.cluster.access_pod_manifest import ACCESS_ROLE, CONTAINER, ROLE_LABEL, RUN_LABEL, AccessOptions, access_job
 from sla_planner.cluster.access_pod_place import place_of
-from sla_planner.cluster.access_pod_trouble import Trouble, ended_words, event_trouble, is_running, trouble_of
+from sla_planner.cluster.access_pod_trouble import Trouble, ended_words, event_trouble, failed_itself, is_running, trouble_of
 from sla_planner.cluster.api import KubernetesApi, NotFound, Selector
 from sla_planner.cluster.exec_stream import ExecStream, exec_in
 from sla_planner.cluster.resources import JOBS, PODS, Object
@@ -55,6 +55,8 @@ class AccessPod:
             pod = self._api.get(PODS, self.name)
         except NotFound:
             raise AccessEnded(f"the access pod {self.name} is gone", hint="the same command goes on from here") from None
+        if failed_itself(pod) and (trouble := trouble_of(self._api, pod)):
+            raise UsageError(f"the access pod has failed: {trouble.words}", hint=trouble.hint)
         if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
             raise AccessEnded(f"the access pod {self.name} has ended ({ended_words(pod)})", hint="the same command goes on from here")
 
@@ -80,6 +82,7 @@ def _wait_until_running(api: KubernetesApi, job: str, run_id: str, options: Acce
     """The pod's name."""
     give_up_s = time.monotonic() + options.start_limit_s
     pod = ""
+    trouble: Trouble | None = None
     told: list[str] = []
     while True:
         for kind, seen in api.watch(PODS, Selector(labels=f"{RUN_LABEL}={run_id}"), timeout_s=_LOOK_S):
@@ -88,10 +91,12 @@ def _wait_until_running(api: KubernetesApi, job: str, run_id: str, options: Acce
                 raise AccessEnded(f"the access pod {pod} was deleted before it ran", hint="try again")
             if is_running(seen):
                 return pod
-            _judge(trouble_of(api, seen), told, tell)
+            trouble = trouble_of(api, seen)
+            _judge(trouble, told, tell)
             if time.monotonic() > give_up_s:
                 break
-        _judge(event_trouble(api, job, pod), told, tell)
+        if trouble is None:
+            _judge(event_trouble(api, job, pod), told, tell)
         if time.monotonic() > give_up_s:
             reason = told[-1] if told else f"pod {pod} says nothing" if pod else f"Job {job} has made no pod"
             raise UnreachableError(

@@ -15,6 +15,7 @@ _HOPELESS = {
     **dict.fromkeys(("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"), _NO_IMAGE),
     **dict.fromkeys(("CreateContainerConfigError", "CreateContainerError", "RunContainerError"), "that is between the cluster and --access-image"),
 }
+_KILLED = (137, 143)  # exit codes
 _NOT_YET = frozenset({"ContainerCreating", "PodInitializing"})
 
 
@@ -44,6 +45,12 @@ def trouble_of(api: KubernetesApi, pod: Object) -> Trouble | None:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return Trouble(_words(condition.get("reason", ""), condition.get("message", "")))
     return None
+
+
+def failed_itself(pod: Object) -> bool:
+    """Whether its program ended with an error, rather than being ended by somebody."""
+    codes = [((each.get("state") or {}).get("terminated") or {}).get("exitCode") for each in _statuses(pod)]
+    return any(code not in (None, 0, *_KILLED) for code in codes)
 
 
 def ended_words(pod: Object) -> str:

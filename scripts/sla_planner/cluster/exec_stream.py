@@ -19,12 +19,13 @@ import websocket
 from kubernetes.client.configuration import Configuration
 
 from sla_planner.cluster.api import KubernetesApi, NotFound
+from sla_planner.cluster.exec_stream_socket import SharedSocket
 from sla_planner.cluster.resources import PODS
 from sla_planner.errors import ForbiddenError, PlannerError, UnreachableError, UsageError
 
 _PROTOCOLS = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
 _STDIN, _STDOUT, _STDERR, _STATUS = (bytes([channel]) for channel in range(4))
-_CONNECT_LIMIT_S, _SILENCE_S = 10.0, 90.0
+_CONNECT_LIMIT_S, _SILENCE_S = 10.0, 45.0
 _PIECE_BYTES = 64 * 1024
 _KEPT_WORDS = 2000  # characters of stderr
 _KILLED = ("137", "143")  # exit codes of who is killed
@@ -104,7 +105,8 @@ def exec_in(api: KubernetesApi, pod: str, container: str, command: Sequence[str]
         raise UnreachableError(
             f"the Kubernetes API at {api.configuration.host} does not answer ({_words(error)})", hint="check the connection"
         ) from None
-    connection.settimeout(_SILENCE_S)
+    assert connection.sock is not None
+    connection.sock = SharedSocket(connection.sock, _SILENCE_S)  # type: ignore[assignment]
     return ExecStream(connection)
 
 

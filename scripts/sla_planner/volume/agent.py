@@ -6,7 +6,8 @@
                                              per file {"file", "size", "from", "mtime_s"}, its bytes, {"end", "sha256", "changed"}; {"done"}
     {"do": "put", "path", "size", "sha256", "force"}
                                              {"there": "same"}; or {"from", "sha256"} of what an earlier attempt left,
-                                             then the client sends {"from"}, the bytes, {"end"}, and is told {"put": "new" | "replaced"}
+                                             then the client sends {"from"}, the bytes, {"end"}; {"got": bytes} of what is written is said
+                                             while they come, and in the end {"put": "new" | "replaced"}
     {"do": "free"}                           {"free": bytes}
     anything that goes wrong                 {"error", "hint", "kind"}, and then the next request
 
@@ -39,6 +40,7 @@ from sla_planner.volume.tree import Full, LeftOut, Tree, feed
 _BATCH = 500  # files in a message
 _TELL_S = 1.0
 _KEEPER_LIMIT_S = 10.0
+_LOOK_S = 1.0
 
 
 class Agent:
@@ -159,9 +161,14 @@ class Agent:
                 new.begin_anew()
             while isinstance(data := self._channel.receive(), bytes):
                 new.write(data)
+                self._channel.send({"got": len(data)})
             if not new.finish(sha256):
                 raise UsageError(f"{self._tree.shown(path)} did not arrive as it was sent", hint="was the source changed meanwhile? run it again")
         self._channel.send({"put": "replaced" if kind == "file" else "new"})
+
+    def is_abandoned(self) -> bool:
+        """Whether its client has gone, also where `serve` hangs in a write that nobody reads."""
+        return self._channel.is_over()
 
     def _free(self, _asked: Message) -> None:
         self._channel.send({"free": self._tree.free_bytes()})
@@ -201,7 +208,11 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     os.umask(0o002)  # the volume's group is the pods': sweeps of another user may go on with these files
     held = _tell_keeper()
-    Agent(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT), PipeWire(0, 1)).serve()
+    agent = Agent(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT), PipeWire(0, 1))
+    serving = threading.Thread(target=agent.serve, daemon=True)
+    serving.start()
+    while serving.is_alive() and not agent.is_abandoned():
+        serving.join(_LOOK_S)
     if held is not None:
         held.close()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NoReturn, Protocol, TypeVar
 
 from sla_planner.errors import PlannerError, UsageError
-from sla_planner.volume.frames import CHUNK_BYTES, PROTOCOL, Channel, Gone, Message, Wire
+from sla_planner.volume.frames import CHUNK_BYTES, PROTOCOL, WINDOW_BYTES, Channel, Gone, Message, Wire
 from sla_planner.volume.paths import checked
 from sla_planner.volume.tree import Found, Full, LeftOut, feed
 
@@ -122,11 +122,18 @@ class VolumeClient:
         self._channel.send({"from": start})
         self._meter.kept(start)
         source.seek(start)
-        left = upload.size - start
-        while left and not self._channel.heard() and (data := source.read(min(CHUNK_BYTES, left))):
-            self._channel.send_data(data)
-            self._meter.moved(len(data))
-            left -= len(data)
+        left, ahead = upload.size - start, 0
+        while left or ahead:
+            # A short read is the agent's to notice, by the checksum.
+            if left and ahead < WINDOW_BYTES and not self._channel.heard():
+                data = source.read(min(CHUNK_BYTES, left))
+                self._channel.send_data(data)
+                ahead += len(data)
+                left -= len(data) if data else left
+            else:
+                got = int(self._answer()["got"])
+                self._meter.moved(got)
+                ahead -= got
         self._channel.send({"end": upload.path})
         return str(self._answer()["put"])
 

@@ -6,7 +6,8 @@
     .          nothing: sent every `BEAT_S`, so that a busy side and a dead one can be told apart
 
 The end of a file is said in a message, never by closing: a Kubernetes exec cannot close one direction alone. A side that has heard nothing for
-`SILENCE_S`, or whose stream ends, takes the other one for gone.
+`SILENCE_S`, or whose stream ends, takes the other one for gone. What is sent into an exec is acknowledged, and never more than `WINDOW_BYTES` ahead:
+with its stdin full, an exec does not even say that the program has died.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from sla_planner.errors import UnreachableError, UsageError
 
 PROTOCOL = 1
 CHUNK_BYTES = 256 * 1024
-BEAT_S, SILENCE_S = 10.0, 60.0
+WINDOW_BYTES = 8 * 1024 * 1024
+BEAT_S, SILENCE_S = 5.0, 30.0
 
 _MESSAGE, _DATA, _BEAT = b"J", b"D", b"."
 _HEAD = struct.Struct(">cI")
 _LONGEST_BYTES = 8 * 1024 * 1024
-_WAITING_FRAMES = 32  # read ahead of whoever takes them
+_WAITING_FRAMES = 2 * WINDOW_BYTES // CHUNK_BYTES  # read ahead of whoever takes them
 
 Message = dict[str, Any]
 
@@ -126,10 +128,10 @@ class Channel:
         with self._changed:
             return bool(self._waiting)
 
-    def check(self) -> None:
-        """Raises when the other side has gone; for who works for long without a word."""
+    def is_over(self) -> bool:
+        """Whether the other side has gone, as far as one can tell without receiving."""
         with self._changed:
-            self._raise_trouble()
+            return self._trouble is not None or time.monotonic() - self._heard_s > self._silence_s
 
     def close(self) -> None:
         self._closed.set()
@@ -137,6 +139,10 @@ class Channel:
             self._trouble = self._trouble or Gone("closed")
             self._changed.notify_all()
         self._wire.close()
+
+    def _check(self) -> None:
+        with self._changed:
+            self._raise_trouble()
 
     def _raise_trouble(self) -> None:
         if self._trouble is not None:
@@ -148,10 +154,10 @@ class Channel:
             with self._sending:
                 self._wire.write(_HEAD.pack(kind, len(payload)) + payload)
         except OSError as error:
-            self.check()
+            self._check()
             raise Gone(f"the connection broke ({error.strerror or error})") from None
         except UnreachableError as error:
-            self.check()
+            self._check()
             raise Gone(error.message) from None
 
     def _beat(self) -> None:

@@ -17,6 +17,7 @@ from sla_planner.volume.progress import TransferProgress, size_text
 
 T = TypeVar("T")
 
+FIRST_ATTEMPTS = 2  # to come back from when no connection was ever there
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # between attempts that move nothing; together well below the keeper's patience
 
 
@@ -32,22 +33,22 @@ def over_connections(
     while True:
         progress.expect(0, 0)
         try:
-            wire = connect()
+            client = VolumeClient(connect(), progress)
         except UnreachableError as error:
-            if not connected:
-                raise
             trouble = error
         else:
             connected = True
             try:
-                with contextlib.closing(VolumeClient(wire, progress)) as client:
+                with contextlib.closing(client):
                     return work(client)
             except Gone as error:
                 trouble = error
         failed = 1 if progress.moved_bytes > moved else failed + 1
         moved = progress.moved_bytes
         progress.clear()
-        if failed > len(pauses_s):
-            raise UnreachableError(f"the connection to the volume is lost: {trouble.message}", hint="the same command goes on from here")
-        tell(f"the connection to the volume is lost ({trouble.message}), {size_text(moved)} are through; trying again")
+        if failed > (len(pauses_s) if connected else FIRST_ATTEMPTS):
+            what = "the connection to the volume is lost" if connected else "no connection to the volume"
+            raise UnreachableError(f"{what}: {trouble.message}", hint="the same command goes on from here")
+        if connected:
+            tell(f"the connection to the volume is lost ({trouble.message}), {size_text(moved)} are through; trying again")
         time.sleep(pauses_s[failed - 1])
