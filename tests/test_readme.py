@@ -1,7 +1,7 @@
 """Every command in a README works.
 
-A ```bash block after `<!-- run -->` is given to bash as it stands, with port 8000 replaced by a free one and /tmp by an empty folder. In all other
-blocks every command is checked: `make` knows the target, `sla-planner` the stage and its flags. ```yaml blocks are configurations, of the stage whose
+A ```bash block after `<!-- run -->` is given to bash as it stands, with port 8000 replaced by a free one and /tmp by an empty folder. Blocks after
+`<!-- cluster -->` are run by tests/e2e/test_quick_start.py. In all other blocks every command is checked: `make` knows the target, `sla-planner` the stage and its flags. ```yaml blocks are configurations, of the stage whose
 folder the README lies in, else of the planner, and must load. Relative links must lead somewhere.
 """
 
@@ -25,8 +25,8 @@ from sla_planner.flag_reference import STAGES
 from sla_planner.planner_config import PlannerConfig
 
 ROOT = Path(__file__).parents[1]
-READMES = sorted([ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("jobs/*/README.md")])
-BLOCK = re.compile(r"^(<!-- run -->\n)?```(bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+READMES = sorted([ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("jobs/*/README.md"), *ROOT.glob("manifests/*/README.md"), ROOT / "tests/e2e/README.md"])
+BLOCK = re.compile(r"^(?:<!-- (run|cluster) -->\n)?```(bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BIN = Path(sys.executable).parent
 SHOWS = {
     "load-test": r"requests inside",
@@ -34,10 +34,10 @@ SHOWS = {
     "profile-sweep": r"(?s)In use: 1?\d\d %.*Suggested prefill TP:1 \(TTFT .* ms, .*Suggested decode TP:1 \(ITL [4-8]\.",
     "profile show": r"law error .* on average",
 }
-OTHER_COMMANDS = {"source", "cat"}
+OTHER_COMMANDS = {"source", "cat", "export", "kubectl"}
 
 
-def blocks(language, run):
+def blocks(language, run=""):
     return [
         pytest.param(
             text,
@@ -46,7 +46,7 @@ def blocks(language, run):
         )
         for readme in READMES
         for marked, kind, text in BLOCK.findall(readme.read_text())
-        if kind == language and bool(marked) == run
+        if kind == language and marked == run
     ]
 
 
@@ -78,13 +78,13 @@ def check(words):
         assert program in OTHER_COMMANDS, f"no check for {program}"
 
 
-@pytest.mark.parametrize("text", blocks("bash", run=False))
+@pytest.mark.parametrize("text", blocks("bash"))
 def test_the_commands_exist_and_take_these_flags(text):
     for words in commands(text):
         check(words)
 
 
-@pytest.mark.parametrize(("text", "settings"), blocks("yaml", run=False))
+@pytest.mark.parametrize(("text", "settings"), blocks("yaml"))
 def test_the_configurations_load(text, settings, tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text(text)
@@ -92,7 +92,7 @@ def test_the_configurations_load(text, settings, tmp_path):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("text", blocks("bash", run=True))
+@pytest.mark.parametrize("text", blocks("bash", run="run"))
 def test_the_commands_run_as_pasted(text, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
