@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.stages.frontend_page import INTERVAL_S, RESTARTED, SCRIPT, START_S, frontend
 
 from sla_planner.cluster.virtual import open_virtual_client, open_virtual_target
 from sla_planner.errors import PlannerError
@@ -19,26 +20,7 @@ from sla_planner.stages.planner_target import NO_OPERATION
 from sla_planner.store.profile_files import sample_profile_dir
 from sla_planner.store.state_file import StateFile
 
-START_S = 1_700_000_000.0
-INTERVAL_S = 15.0
 FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def frontend(started, finished, ttft_s=0.09, itl_s=0.008, isl=3000, osl=150):
-    """A Dynamo frontend's page after so many requests, each as long and as fast as the others."""
-    rows = [f"dynamo_frontend_requests_started_total {started}", f"dynamo_frontend_requests_total {finished}"]
-    rows += [f"dynamo_frontend_inflight_requests {started - finished}", f"dynamo_frontend_queued_requests {max(started - finished - 5, 0)}"]
-    for name, value, count in (
-        ("time_to_first_token_seconds", ttft_s, finished),
-        ("inter_token_latency_seconds", itl_s, finished * (osl - 1)),
-        ("request_duration_seconds", ttft_s + itl_s * (osl - 1), finished),
-        ("input_sequence_tokens", isl, finished),
-        ("output_sequence_tokens", osl, finished),
-    ):
-        edges = (0.01, 0.05, 0.5, 2, 128, 2048, 8192, math.inf)
-        buckets = [f'_bucket{{le="{"+Inf" if edge == math.inf else edge}"}} {count if value <= edge else 0}' for edge in edges]
-        rows += [f"dynamo_frontend_{name}{row}" for row in (*buckets, f"_sum {value * count}", f"_count {count}")]
-    return "\n".join(rows) + "\n"
 
 
 def opened(page, fleet, state=None, *, acts=True, alone=True, **settings):
@@ -58,14 +40,6 @@ def asked(fleet):
     return document["num_prefill_workers"], document["num_decode_workers"]
 
 
-# A day in the life of a frontend: (requests in the interval, TTFT in s, page served or HTTP status).
-SCRIPT = [
-    *[(rate * 15, 0.09, 200) for rate in (0, 2, 8, 20, 30, 45, 45, 44, 47)],
-    *[(600, 1.4, 200), (450, 0.7, 200), (100, 0.09, 503), (100, 0.09, 503), (300, 0.1, 200)],
-    *[(rate * 15, 0.08, 200) for rate in (20, 10, 3, 1, 0, 0, 0, 0, 0, 0, 12, 30, 2, 2, 2, 2)],
-]
-
-
 class TestOnceIsTheLoop:
     @pytest.mark.parametrize("sizing", ["risk", "mean"])
     @pytest.mark.parametrize("predictor", ["ewma", "constant", "arima"])
@@ -74,7 +48,7 @@ class TestOnceIsTheLoop:
         lasting = opened(page, tmp_path / "lasting.json", **changes)
         seen, requests = set(), 0
         for index, (arrived, ttft_s, status) in enumerate(SCRIPT):
-            requests = arrived if index == 12 else requests + arrived  # the frontend was restarted
+            requests = arrived if index == RESTARTED else requests + arrived  # the frontend was restarted
             page.status, page.text = status, frontend(requests, requests - requests // 50, ttft_s)
             now_s = START_S + index * INTERVAL_S + index % 3 * 0.4
             tick = lasting.tick(now_s)

@@ -8,38 +8,34 @@ the pod ends by itself and the cluster removes the Job (`access_pod_manifest.py`
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 
 from sla_planner.cluster.access_pod_manifest import ACCESS_ROLE, CONTAINER, ROLE_LABEL, RUN_LABEL, AccessOptions, access_job
 from sla_planner.cluster.access_pod_place import place_of
-from sla_planner.cluster.access_pod_trouble import Trouble, ended_words, event_trouble, failed_itself, is_running, trouble_of
+from sla_planner.cluster.access_pod_trouble import AccessEnded, Doctor
 from sla_planner.cluster.api import KubernetesApi, NotFound, Selector
 from sla_planner.cluster.exec_stream import ExecStream, exec_in
 from sla_planner.cluster.resources import JOBS, PODS, Object
-from sla_planner.errors import PlannerError, UnreachableError, UsageError
-
-Tell = Callable[[str], None]
+from sla_planner.errors import PlannerError, UnreachableError
 
 _LOOK_S = 3.0  # without news of the pod, how long until the events are asked
+_REST_S = 0.2  # an API server that has only just started ends watches at once
 _GONE_LIMIT_S = 15.0
 _NEVER_STARTED = timedelta(hours=1)  # longer than anybody waits for a pod to start
 
-
-class AccessEnded(PlannerError):
-    """The pod has ended under us: evicted, its node gone, its time over. The same command again makes a new one."""
-
-    exit_code = UnreachableError.exit_code
+log = logging.getLogger(__name__)
 
 
 class AccessPod:
     """A pod that runs and has the volume."""
 
-    def __init__(self, api: KubernetesApi, name: str) -> None:
-        self._api = api
+    def __init__(self, api: KubernetesApi, name: str, doctor: Doctor) -> None:
+        self._api, self._doctor = api, doctor
         self.name = name
 
     def start(self, command: Sequence[str]) -> ExecStream:
@@ -47,86 +43,61 @@ class AccessPod:
         try:
             return exec_in(self._api, self.name, CONTAINER, command)
         except (NotFound, UnreachableError):
-            self._check_not_over()
+            try:
+                pod = self._api.get(PODS, self.name)
+            except NotFound:
+                raise AccessEnded(f"the access pod {self.name} is gone", hint="the same command goes on from here") from None
+            if trouble := self._doctor.ended(pod):
+                raise trouble from None
             raise
-
-    def _check_not_over(self) -> None:
-        try:
-            pod = self._api.get(PODS, self.name)
-        except NotFound:
-            raise AccessEnded(f"the access pod {self.name} is gone", hint="the same command goes on from here") from None
-        if failed_itself(pod) and (trouble := trouble_of(self._api, pod)):
-            raise UsageError(f"the access pod has failed: {trouble.words}", hint=trouble.hint)
-        if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
-            raise AccessEnded(f"the access pod {self.name} has ended ({ended_words(pod)})", hint="the same command goes on from here")
 
 
 @contextmanager
-def access_pod(api: KubernetesApi, options: AccessOptions, tell: Tell) -> Iterator[AccessPod]:
+def access_pod(api: KubernetesApi, options: AccessOptions) -> Iterator[AccessPod]:
     """Raises `UsageError` (no such claim, an image that cannot be pulled, refused), `UnreachableError` (not started in time), `ForbiddenError`."""
     place = place_of(api, options.claim, writes=options.writes)
     if place.node:
-        tell(f"pod {place.beside} has the volume on node {place.node}; the access pod goes there")
+        log.info("Pod %s has the volume on node %s; the access pod goes there", place.beside, place.node)
     run_id = secrets.token_hex(4)
     job = access_job(options, place, run_id)
-    name = job["metadata"]["name"]
+    name, pods = job["metadata"]["name"], Selector(labels=f"{RUN_LABEL}={run_id}")
     try:
         made = api.create(JOBS, job)
         _remove_leftovers(api, made)
-        yield AccessPod(api, _wait_until_running(api, name, run_id, options, tell))
+        doctor = Doctor(api, name, options.start_limit_s)
+        yield AccessPod(api, _wait_until_running(api, pods, doctor, options.start_limit_s), doctor)
     finally:
-        _remove(api, name, run_id, tell)
+        _remove(api, name, pods)
 
 
-def _wait_until_running(api: KubernetesApi, job: str, run_id: str, options: AccessOptions, tell: Tell) -> str:
-    """The pod's name."""
-    give_up_s = time.monotonic() + options.start_limit_s
-    pod = ""
-    trouble: Trouble | None = None
-    told: list[str] = []
+def _wait_until_running(api: KubernetesApi, selector: Selector, doctor: Doctor, limit_s: float) -> str:
+    """The pod's name. Every new trouble is told at once; some end it, all end with the limit."""
+    give_up_s = time.monotonic() + limit_s
+    pods: list[Object] = []
     while True:
-        for kind, seen in api.watch(PODS, Selector(labels=f"{RUN_LABEL}={run_id}"), timeout_s=_LOOK_S):
-            pod = str(seen["metadata"]["name"])
-            if kind == "DELETED":
-                raise AccessEnded(f"the access pod {pod} was deleted before it ran", hint="try again")
-            if is_running(seen):
-                return pod
-            trouble = trouble_of(api, seen)
-            _judge(trouble, told, tell)
-            if time.monotonic() > give_up_s:
-                break
-        if trouble is None:
-            _judge(event_trouble(api, job, pod), told, tell)
+        for kind, pod in api.watch(PODS, selector, timeout_s=_LOOK_S):
+            pods = [] if kind == "DELETED" else [pod]
+            if any("running" in (status.get("state") or {}) for status in (pod.get("status") or {}).get("containerStatuses") or ()):
+                return str(pod["metadata"]["name"])
+            doctor.look(pods)
+        trouble = doctor.look(pods)
         if time.monotonic() > give_up_s:
-            reason = told[-1] if told else f"pod {pod} says nothing" if pod else f"Job {job} has made no pod"
-            raise UnreachableError(
-                f"the access pod did not start in {options.start_limit_s:g} s ({reason})", hint="mend that, or raise --start-limit-s"
-            )
+            raise doctor.out_of_time(trouble, pods)
+        time.sleep(_REST_S)
 
 
-def _judge(trouble: Trouble | None, told: list[str], tell: Tell) -> None:
-    """Tell what is new. Raises `UsageError` when waiting does not help."""
-    if trouble is None or trouble.words in told:
-        return
-    if trouble.hint:
-        raise UsageError(f"the access pod cannot run: {trouble.words}", hint=trouble.hint)
-    told.append(trouble.words)
-    tell(f"the access pod waits: {trouble.words}")
-
-
-def _remove(api: KubernetesApi, job: str, run_id: str, tell: Tell) -> None:
+def _remove(api: KubernetesApi, job: str, pods: Selector) -> None:
     """And wait until it is gone: whoever comes next may want the volume."""
     try:
         if not api.delete(JOBS, job):
             return
     except PlannerError as error:
-        tell(f"Job {job} could not be removed ({error.message}); it ends by itself, and the cluster removes it")
+        log.warning("Job %s could not be removed (%s); it ends by itself, and the cluster removes it", job, error.message)
         return
-    selector = Selector(labels=f"{RUN_LABEL}={run_id}")
     give_up_s = time.monotonic() + _GONE_LIMIT_S
     with suppress(PlannerError):
-        while api.all_of(PODS, selector) and time.monotonic() < give_up_s:
-            for kind, _ in api.watch(PODS, selector, timeout_s=_LOOK_S):
+        while api.all_of(PODS, pods) and time.monotonic() < give_up_s:
+            for kind, _ in api.watch(PODS, pods, timeout_s=_LOOK_S):
                 if kind == "DELETED":
                     break
 

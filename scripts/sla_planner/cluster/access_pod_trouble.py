@@ -1,100 +1,94 @@
-"""Why an access pod does not run yet, in its own words, from its status and from the events about it."""
+"""How an access pod is doing: what keeps it from running, how long that may last, and how it has ended."""
 
 from __future__ import annotations
 
+import logging
+import time
 from contextlib import suppress
-from dataclasses import dataclass
 
 from sla_planner.cluster.api import KubernetesApi, Selector
+from sla_planner.cluster.pod_trouble import keeps_from_running, refused
 from sla_planner.cluster.resources import EVENTS, Object
-from sla_planner.errors import ForbiddenError, PlannerError
+from sla_planner.errors import PlannerError, UnreachableError, UsageError
+from sla_planner.sweep.host import Trouble
 
-# What the kubelet says when it has given up, or will with every further try, and what to do then.
-_NO_IMAGE = "give --access-image, and --image-pull-secret where its registry wants one"
-_HOPELESS = {
-    **dict.fromkeys(("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"), _NO_IMAGE),
-    **dict.fromkeys(("CreateContainerConfigError", "CreateContainerError", "RunContainerError"), "that is between the cluster and --access-image"),
+_OUR_IMAGE = "is --access-image the volume-tools image of this version?"
+_HINTS = {
+    "image": "give --access-image, and --image-pull-secret where its registry wants one",
+    "no container": _OUR_IMAGE,
+    "crash": _OUR_IMAGE,
+    "refused": "the namespace's quota or policy has to let it in",
+    "not placed": "make room, or give --toleration for the taint of a node",
 }
+_MEND = "mend that, or raise --start-limit-s"
 _KILLED = (137, 143)  # exit codes
-_NOT_YET = frozenset({"ContainerCreating", "PodInitializing"})
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """`hint`: what to do about it; '' while waiting may help."""
+class AccessEnded(PlannerError):
+    """The pod has ended under us: evicted, its node gone, its time over. The same command again makes a new one."""
 
-    words: str
-    hint: str = ""
+    exit_code = UnreachableError.exit_code
 
 
-def is_running(pod: Object) -> bool:
-    return any("running" in (status.get("state") or {}) for status in _statuses(pod))
+class Doctor:
+    """Of one access pod."""
 
+    def __init__(self, api: KubernetesApi, job: str, limit_s: float) -> None:
+        self._api, self._job, self._limit_s = api, job, limit_s
+        self._since: dict[str, float] = {}
 
-def trouble_of(api: KubernetesApi, pod: Object) -> Trouble | None:
-    """None: nothing that it knows of."""
-    status = pod.get("status") or {}
-    if status.get("phase") in ("Succeeded", "Failed"):
-        return Trouble(f"{ended_words(pod)}{_last_words(api, pod)}", "is --access-image the volume-tools image of this version?")
-    for each in _statuses(pod):
-        waiting = (each.get("state") or {}).get("waiting") or {}
-        reason = waiting.get("reason", "")
-        if reason and reason not in _NOT_YET:
-            return Trouble(_words(reason, waiting.get("message", "")), _HOPELESS.get(reason, ""))
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return Trouble(_words(condition.get("reason", ""), condition.get("message", "")))
-    return None
-
-
-def failed_itself(pod: Object) -> bool:
-    """Whether its program ended with an error, rather than being ended by somebody."""
-    codes = [((each.get("state") or {}).get("terminated") or {}).get("exitCode") for each in _statuses(pod)]
-    return any(code not in (None, 0, *_KILLED) for code in codes)
-
-
-def ended_words(pod: Object) -> str:
-    """How a pod that is over has ended."""
-    status = pod.get("status") or {}
-    for each in _statuses(pod):
-        if ended := (each.get("state") or {}).get("terminated"):
-            return _words(str(ended.get("reason") or "ended"), ended.get("message") or f"exit code {ended.get('exitCode')}")
-    return _words(str(status.get("reason") or status.get("phase") or "ended"), status.get("message", ""))
-
-
-def event_trouble(api: KubernetesApi, job: str, pod: str) -> Trouble | None:
-    """The latest warning about the Job (it can make no pod) or the pod (it cannot mount, or attach); None where nobody may look."""
-    for name in filter(None, (pod, job)):
-        try:
-            events = api.all_of(EVENTS, Selector(fields=f"regarding.name={name}"))
-        except ForbiddenError:
+    def look(self, pods: list[Object]) -> Trouble | None:
+        """What keeps it from running now; said once of each kind. Raises `UsageError` or `UnreachableError` when that has lasted too long."""
+        trouble = keeps_from_running(pods, self, gpu_wait_s=self._limit_s)
+        if not pods:
+            trouble = refused(self.events(self._job), pods)
+        if trouble is None:
             return None
-        warnings = [event for event in events if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"]
-        if warnings:
-            latest = max(warnings, key=_when)
-            return Trouble(
-                _words(latest.get("reason", ""), latest.get("note", "")),
-                "the namespace's policy or quota has to let it in" if latest.get("reason") == "FailedCreate" else "",
-            )
-    return None
+        now_s = time.monotonic()
+        if trouble.kind not in self._since and trouble.patience_s > 0:
+            log.warning("The access pod waits: %s", trouble.what)
+        if now_s - self._since.setdefault(trouble.kind, now_s) >= trouble.patience_s:
+            raise _given_up(f"the access pod cannot run: {_said(trouble)}", trouble)
+        return trouble
+
+    def out_of_time(self, trouble: Trouble | None, pods: list[Object]) -> PlannerError:
+        """There was a limit, and it is over."""
+        nothing = f"pod {pods[0]['metadata']['name']} says nothing" if pods else f"Job {self._job} has made no pod"
+        words = f"the access pod did not start in {self._limit_s:g} s: {_said(trouble) if trouble else nothing}"
+        return UnreachableError(words, hint=_HINTS.get(trouble.kind, _MEND) if trouble else _MEND)
+
+    def ended(self, pod: Object) -> PlannerError | None:
+        """None while it is not over."""
+        status = pod.get("status") or {}
+        name = pod["metadata"]["name"]
+        if status.get("phase") not in ("Succeeded", "Failed"):
+            return None
+        trouble = keeps_from_running([pod], self, gpu_wait_s=0)
+        codes = [((each.get("state") or {}).get("terminated") or {}).get("exitCode") for each in status.get("containerStatuses") or ()]
+        if trouble and trouble.crashed and not any(code in _KILLED for code in codes):
+            return _given_up(f"the access pod has failed: {_said(trouble)}", trouble)
+        why = trouble.what if trouble else f"exit code {next(iter(codes), '?')}"
+        return AccessEnded(f"the access pod {name} has ended: {why}", hint="the same command goes on from here")
+
+    def events(self, pod: str) -> list[Object]:
+        """About any object of that name; none where they may not be listed."""
+        with suppress(PlannerError):
+            return self._api.all_of(EVENTS, Selector(fields=f"regarding.name={pod}"))
+        return []
+
+    def container_log(self, pod: str, container: str, *, previous: bool) -> str:
+        with suppress(PlannerError):
+            return self._api.pod_log(pod, container, previous=previous, tail_lines=1)
+        return ""
 
 
-def _last_words(api: KubernetesApi, pod: Object) -> str:
-    """The end of its log, where one may look."""
-    with suppress(PlannerError):
-        if lines := api.pod_log(pod["metadata"]["name"], tail_lines=1).strip():
-            return f" ({lines[-300:]})"
-    return ""
+def _said(trouble: Trouble) -> str:
+    last_words = " ".join(trouble.log.split())[-300:]
+    return f"{trouble.what} ({last_words})" if last_words else trouble.what
 
 
-def _when(event: Object) -> str:
-    series = event.get("series") or {}
-    return str(series.get("lastObservedTime") or event.get("eventTime") or event.get("deprecatedLastTimestamp") or "")
-
-
-def _statuses(pod: Object) -> list[Object]:
-    return list((pod.get("status") or {}).get("containerStatuses") or ())
-
-
-def _words(reason: str, message: str) -> str:
-    return f"{reason}: {' '.join(message.split())[:400]}" if message else reason
+def _given_up(words: str, trouble: Trouble) -> PlannerError:
+    kind = UnreachableError if trouble.retry else UsageError
+    return kind(words, hint=_HINTS.get(trouble.kind, _MEND))

@@ -26,10 +26,8 @@ def role_services(document: Mapping[str, Any]) -> tuple[RoleService, RoleService
     workers = _workers(read_services(unshared(document)))
     prefill, decode = workers[Phase.PREFILL], workers[Phase.DECODE]
     if prefill.name == decode.name:
-        raise UsageError(
-            f"the only worker of the graph is {prefill.name}: an aggregated deployment has no roles to scale",
-            hint="deploy prefill and decode workers",
-        )
+        message = f"the graph has one service of workers, {prefill.name}: prefill and decode cannot be scaled apart"
+        raise UsageError(message, hint="deploy a service for each role")
     return _read(prefill), _read(decode)
 
 

@@ -80,5 +80,6 @@ def room_verdict(decided: RoleDecision, counts: WorkerCounts, room: Room, at_s: 
             return f"{waited}; given back"
         return f"{waited}; kept, as the configured minimum" if room.closed(at_s) else f"{waited}; given back after {limit_s:g} s"
     if decided.reason is Reason.NO_ROOM:
-        return f"the cluster has had room for {decided.desired} {decided.role} workers; more are asked for in {room.until_s - at_s:.0f} s"
+        workers = f"{decided.desired} {decided.role} worker{'' if decided.desired == 1 else 's'}"
+        return f"the cluster has had room for {workers}; more are asked for in {room.until_s - at_s:.0f} s"
     return ""

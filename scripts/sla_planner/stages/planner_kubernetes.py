@@ -24,7 +24,7 @@ def open_kubernetes_target(config: TargetConfig) -> KubernetesTarget:
     api = _connected(config.target_namespace)
     book = EventBook(api)
     if config.graph_deployment:
-        return KubernetesTarget(api, Graph(api, config.graph_deployment, _MANIFEST), config.name, book)
+        return KubernetesTarget(api, Graph(api, config.graph_deployment, GRAPH_MANIFEST), config.name, book)
     assert config.prefill_target is not None
     assert config.decode_target is not None
     return KubernetesTarget(api, ScalePair(_scale_object(api, config.prefill_target), _scale_object(api, config.decode_target)), config.name, book)
@@ -47,7 +47,7 @@ def _connected(namespace: str | None) -> KubernetesApi:
 
 def _scale_object(api: KubernetesApi, text: str) -> ScaleObject:
     reference = scale_reference(text)
-    return ScaleObject(api, reference, adapter_shape(api, _MANIFEST) if reference.resource == SCALING_ADAPTERS else None)
+    return ScaleObject(api, reference, adapter_shape(api, GRAPH_MANIFEST) if reference.resource == SCALING_ADAPTERS else None)
 
 
 def _roles(graph: Object) -> dict[Role, GraphWorkers]:
@@ -59,4 +59,4 @@ def _workers(service: RoleService) -> GraphWorkers:
     return GraphWorkers(service.name, WorkerShape(service.nodes, service.gpus))
 
 
-_MANIFEST = GraphManifest(_roles, lambda graph, name: _workers(service_called(graph, name)))
+GRAPH_MANIFEST = GraphManifest(_roles, lambda graph, name: _workers(service_called(graph, name)))
