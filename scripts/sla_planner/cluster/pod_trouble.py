@@ -188,7 +188,7 @@ def _crash(pod: Object, container: Object, clues: Clues, *, is_init: bool) -> Tr
         return None
     again = backing_off or count >= 2 or last.get("reason") == "OOMKilled" or not _restarted(pod)
     log = clues.container_log(pod["metadata"]["name"], container["name"], previous=now is None)
-    what = f"the container {container['name']} ended: {_end_in_words(last, pod, container['name'])}"
+    what = f"the container {container['name']} ended: {_end_in_words(last, pod, container['name'], log)}"
     return Trouble("crash", what, _remedy(last), 0.0 if again else FIRST_END_S, crashed=True, log=log)
 
 
@@ -216,7 +216,7 @@ def _end_of(pod: Object, known: Restarts, clues: Clues) -> Trouble | None:
         now = state.get("terminated")
         last = now or (container.get("lastState") or {}).get("terminated") or {}
         log = clues.container_log(name, container["name"], previous=now is None)
-        what = f"the container {container['name']} of its pod {name} ended: {_end_in_words(last, pod, container['name'])}"
+        what = f"the container {container['name']} of its pod {name} ended: {_end_in_words(last, pod, container['name'], log)}"
         return Trouble("ended", what, _remedy(last), retry=True, crashed=True, log=log)
     if _phase(pod) == "Failed":
         return Trouble("ended", _failed_pod(pod), retry=True)
@@ -226,11 +226,12 @@ def _end_of(pod: Object, known: Restarts, clues: Clues) -> Trouble | None:
     return None
 
 
-def _end_in_words(last: Object, pod: Object, container: str) -> str:
+def _end_in_words(last: Object, pod: Object, container: str, log: str) -> str:
+    """With its termination message where there is no log, of which that mostly is a part."""
     code = last.get("exitCode", "?")
     if last.get("reason") == "OOMKilled":
         return f"killed, out of memory (OOMKilled, {_memory_limit(pod, container)})"
-    message = _shortened(last.get("message", ""))
+    message = "" if log else _shortened(last.get("message", ""))
     return f"exit code {code}" + (" (SIGKILL)" if code == 137 else "") + (f", {message}" if message else "")
 
 

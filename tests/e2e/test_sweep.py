@@ -1,0 +1,410 @@
+"""Sweeps as Jobs on a real cluster: engines from graphs and from Deployments, what keeps them from starting, what a killed sweep leaves.
+
+The engines are simulated; their pods, GPUs, logs and deaths are real.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sla_planner.model.tensor_parallel import over_tensor_parallel
+from sla_planner.store.profile_files import read_profile, sample_profile_dir, write_profile_json
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[2]
+RIGHTS = ROOT / "jobs" / "profile-sweep"
+RECORDS = "--selector=slaplanner.io/engine"
+SHAPE = ["--isl", "128", "--osl", "8", "--max-context-length", "1024", "--attainment", "0.5", "--ttft", "400", "--itl", "6"]
+FEW_POINTS = ["--prefill-interpolation-granularity", "4", "--decode-interpolation-granularity", "5"]
+SOON = ["--ready-limit-s", "120", "--expected-start-s", "2", "--no-verify"]
+CONFINED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+AS_NOBODY = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+LIMIT_S = 400.0
+OUTAGE_S = 30.0
+
+Document = dict[str, Any]
+
+
+class Sweeps:
+    """Jobs in one namespace, with the rights that are shipped."""
+
+    def __init__(self, namespace: Any, image: Callable[[str], str]) -> None:
+        self.namespace, self.image = namespace, image
+
+    def prepare(self, folder: Path) -> None:
+        for name in ("serviceaccount", "role", "rolebinding"):
+            self.namespace.apply((RIGHTS / f"{name}.yaml").read_text())
+        extra = [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create", "get", "delete"]}]
+        extra += [{"apiGroups": [""], "resources": ["services"], "verbs": ["create", "get", "delete"]}]
+        self.grant("plain-engines", extra)
+        claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "100Mi"}}}
+        self.namespace.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "dynamo-pvc"}, "spec": claim})
+        write_profile_json(over_tensor_parallel(read_profile(sample_profile_dir()), (1, 2)), folder / "profile.json")
+        self.config_map("engine-profile", {"profile.json": (folder / "profile.json").read_text()})
+
+    def grant(self, name: str, rules: list[Document]) -> None:
+        self.namespace.apply({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": rules})
+        binding = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": "profile-sweep"}],
+        }
+        self.namespace.apply(binding)
+
+    def config_map(self, name: str, data: dict[str, str]) -> None:
+        self.namespace.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
+
+    def workload(self, edit: Callable[[Document], None] = lambda _: None) -> list[str]:
+        """A simulated engine as a Deployment and a Service, `edit`ed; the flags that measure it."""
+        engine: Document = {
+            "name": "engine",
+            "image": self.image("engine-sim"),
+            "args": ["engine-sim", "--mode", "agg", "--host", "0.0.0.0", "--port", "{port}", "--tp", "{tp}", "--profile", "/profile"],
+            "env": [{"name": "OPENBLAS_NUM_THREADS", "value": "1"}],
+            "resources": {"requests": {"cpu": "10m", "memory": "80Mi"}, "limits": {"memory": "512Mi", "nvidia.com/gpu": "{gpus}"}},
+            "securityContext": CONFINED,
+            "volumeMounts": [{"name": "profile", "mountPath": "/profile"}],
+        }
+        pod: Document = {
+            "securityContext": AS_NOBODY,
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 1,
+            "containers": [engine],
+            "volumes": [{"name": "profile", "configMap": {"name": "engine-profile"}}],
+        }
+        deployment: Document = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "{name}"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "{name}"}},
+                "template": {"metadata": {"labels": {"app": "{name}"}}, "spec": pod},
+            },
+        }
+        edit(deployment)
+        spec = {"selector": {"app": "{name}"}, "ports": [{"port": 8000}]}
+        front = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "{name}"}, "spec": spec}
+        self.config_map("workload", {"engine.yaml": f"{json.dumps(front)}\n---\n{json.dumps(deployment)}"})
+        return ["--backend", "simulated", "--workload", "/config/workload/engine.yaml"]
+
+    def start(self, *flags: str, name: str = "sweep", gpus: int = 2, backoff: int = 0, guarded: bool = False) -> None:
+        """`guarded`: below a shell, so that a test can kill it as nothing else would."""
+        given = ["profile-sweep", *flags, "--max-num-gpus", str(gpus), *SHAPE, *FEW_POINTS, "--output-dir", f"/data/{name}", "--log-format", "human"]
+        container: Document = {
+            "name": "sweep",
+            "image": self.image("profile-sweep"),
+            "args": given,
+            "env": [_from_field("POD_NAME", "metadata.name"), _from_field("POD_NAMESPACE", "metadata.namespace")],
+            "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+            "securityContext": CONFINED,
+            "volumeMounts": [
+                {"name": "data", "mountPath": "/data"},
+                {"name": "tmp", "mountPath": "/tmp"},
+                {"name": "config", "mountPath": "/config/workload"},
+                {"name": "graph", "mountPath": "/config/graph"},
+            ],
+        }
+        if guarded:
+            container["command"] = ["sh", "-c", 'sla-planner "$@" & echo $! > /tmp/pid; wait $!', "sh"]
+        pod: Document = {
+            "serviceAccountName": "profile-sweep",
+            "automountServiceAccountToken": True,
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 60,
+            "securityContext": AS_NOBODY,
+            "enableServiceLinks": False,
+            "containers": [container],
+            "volumes": [
+                {"name": "data", "persistentVolumeClaim": {"claimName": "dynamo-pvc"}},
+                {"name": "tmp", "emptyDir": {}},
+                {"name": "config", "configMap": {"name": "workload", "optional": True}},
+                {"name": "graph", "configMap": {"name": "graph", "optional": True}},
+            ],
+        }
+        self.namespace.apply(
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "metadata": {"name": name},
+                "spec": {"backoffLimit": backoff, "template": {"spec": pod}},
+            }
+        )
+
+    def ended(self, name: str = "sweep") -> tuple[int, str, str]:
+        """Exit code of its last pod, its log and its termination message."""
+        self.namespace.until(f"job/{name}", lambda job: _finished(job), LIMIT_S)
+        last = max(self._pods(name), key=lambda pod: pod["metadata"]["creationTimestamp"])
+        state = last["status"]["containerStatuses"][0]["state"]["terminated"]
+        return state["exitCode"], self.namespace.logs(f"pod/{last['metadata']['name']}"), state.get("message", "")
+
+    def pod(self, name: str = "sweep", but: str = "") -> str:
+        """Name of the running pod of a Job, another than `but`."""
+        give_up_s = time.monotonic() + LIMIT_S
+        while time.monotonic() < give_up_s:
+            for pod in self._pods(name):
+                if pod["status"]["phase"] == "Running" and pod["metadata"]["name"] != but:
+                    return str(pod["metadata"]["name"])
+            time.sleep(0.2)
+        raise AssertionError(f"no pod of {name} runs: {self.namespace.kubectl('get', 'pods')}")
+
+    def said(self, pod: str, words: str) -> str:
+        """The log of a pod until a line matches `words`."""
+        lines: list[str] = []
+        for line in self.followed(pod):
+            lines.append(line)
+            if re.search(words, line):
+                return "".join(lines)
+        raise AssertionError(f"{words!r} was not said: {''.join(lines)}")
+
+    def followed(self, pod: str) -> Iterator[str]:
+        """Lines of the log until its container has ended."""
+        command = ["kubectl", f"--namespace={self.namespace.name}", "logs", "--follow", f"pod/{pod}"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        alarm = threading.Timer(LIMIT_S, process.kill)
+        alarm.start()
+        try:
+            assert process.stdout is not None
+            yield from process.stdout
+        finally:
+            alarm.cancel()
+            process.kill()
+            process.communicate()
+
+    def _pods(self, name: str) -> list[Document]:
+        pods = self.namespace.get("pods")["items"]
+        return [pod for pod in pods if pod["metadata"]["labels"].get("job-name") == name]
+
+    def engines(self) -> list[str]:
+        """Whatever there is of engines, in namespace order of kinds."""
+        kinds = "configmaps,services,deployments"
+        return self.namespace.kubectl("get", kinds, RECORDS, "--output=name", "--ignore-not-found").split()
+
+
+def _from_field(name: str, path: str) -> Document:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _finished(job: Document) -> bool:
+    return any(one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in job.get("status", {}).get("conditions", ()))
+
+
+@pytest.fixture
+def sweeps(namespace: Any, image: Callable[[str], str], tmp_path: Path) -> Sweeps:
+    made = Sweeps(namespace, image)
+    made.prepare(tmp_path)
+    return made
+
+
+# whole sweeps
+
+
+def test_graphs_are_measured_side_by_side_verified_as_a_pair_and_published(sweeps: Sweeps, dynamo: Path) -> None:
+    """The promise is such that the picks differ: a decode engine on two GPUs, prefill on one."""
+    graph = (ROOT / "scripts" / "sla_planner" / "graphs" / "vllm" / "disagg.yaml").read_text()
+    sweeps.config_map("graph", {"disagg.yaml": graph})
+    source = ["--dgd", "/config/graph/disagg.yaml", "--backend", "vllm", "--publish-configmap", "planner-profile-data"]
+    sweeps.start(*source, "--max-gpus", "3", "--expected-start-s", "2")
+    code, log, message = sweeps.ended()
+    assert code == 0, log
+    assert re.findall(r"^Suggested (\w+) TP:\d \(", log, re.MULTILINE) == ["prefill", "decode"]
+    assert log.index("TP2: starting") < log.index("TP1 decode ISL")  # while the first is measured
+    assert message.startswith("Suggested prefill TP:")
+    assert "are kept by prefill" in message
+    published = sweeps.namespace.get("configmap/planner-profile-data")
+    assert set(published["data"]) == {"prefill_raw_data.json", "decode_raw_data.json", "profile.json"}
+    assert published["metadata"]["annotations"]["slaplanner.io/feasible"] == "true"
+    assert json.loads(published["data"]["profile.json"])["provenance"]["source"] == "measured"
+    assert sweeps.engines() == []
+    assert sweeps.namespace.kubectl("get", "dynamographdeployments", "--output=name") == ""
+
+
+# a sweep that is killed
+
+
+@pytest.mark.parametrize("how", ["the pod is deleted", "the process is killed"])
+def test_a_killed_sweep_leaves_no_engine_and_the_next_pod_goes_on(sweeps: Sweeps, how: str) -> None:
+    sweeps.start(*sweeps.workload(), *SOON, gpus=1, backoff=3, guarded=True)
+    first = sweeps.pod()
+    sweeps.said(first, r"prefill ISL 256: TTFT")
+    (engine,) = [name for name in sweeps.engines() if name.startswith("deployment")]
+    if how == "the pod is deleted":
+        sweeps.namespace.kubectl("delete", "pod", first, "--grace-period=0", "--force")
+        sweeps.namespace.wait(engine, "delete", LIMIT_S)  # by the cluster: its owner is gone
+    else:
+        sweeps.namespace.kubectl("exec", first, "--", "sh", "-c", "kill -9 $(cat /tmp/pid)")
+    second = sweeps.pod(but=first)
+    log = sweeps.said(second, "TP1 prefill ISL 512: TTFT")
+    assert "found again, TTFT" in log
+    if how == "the process is killed":
+        assert re.search(rf"Removing the engine {engine.removeprefix('deployment.apps/')}, left by a sweep that is over", log)
+    code, log, _ = sweeps.ended()
+    assert code == 0, log
+    assert sweeps.engines() == []
+
+
+def test_a_sweep_that_is_told_to_stop_removes_its_engine_first(sweeps: Sweeps) -> None:
+    sweeps.start(*sweeps.workload(), *SOON, gpus=1)
+    pod = sweeps.pod()
+    sweeps.said(pod, r"prefill ISL 128: TTFT")
+    sweeps.namespace.kubectl("patch", "job", "sweep", "--type=merge", "--patch", '{"spec":{"suspend":true}}')
+    said = "".join(sweeps.followed(pod))
+    assert re.search(r"error: stopped, \d+ points are saved, \d+ of them new; the same command goes on from here", said), said
+    assert sweeps.engines() == []
+
+
+def test_a_sweep_leaves_the_engines_of_another_alone(sweeps: Sweeps) -> None:
+    source = sweeps.workload()
+    sweeps.start(*source, *SOON, gpus=1, name="one")
+    sweeps.said(sweeps.pod("one"), r"prefill ISL 64: TTFT")
+    sweeps.start(*source, *SOON, gpus=1, name="two")
+    for name in ("one", "two"):
+        code, log, _ = sweeps.ended(name)
+        assert code == 0, log
+        assert "Removing the engine" not in log
+        assert "starting it again" not in log
+
+
+# an engine that ends
+
+
+def test_an_engine_that_is_deleted_is_started_again_and_the_sweep_goes_on(sweeps: Sweeps) -> None:
+    sweeps.start(*sweeps.workload(), *SOON, gpus=1)
+    sweeps.said(sweeps.pod(), r"prefill ISL 128: TTFT")
+    sweeps.namespace.kubectl("delete", "pods", RECORDS, "--grace-period=0", "--force")
+    code, log, _ = sweeps.ended()
+    assert code == 0, log
+    assert re.search(r"TP1: starting it again: TP1: the engine ended during .*: its pod sweep-\w+-tp1-\S+ was deleted", log)
+    assert "requests failed" not in log
+
+
+def test_an_api_server_that_is_away_for_half_a_minute_costs_nothing(sweeps: Sweeps, control_plane: Any) -> None:
+    sweeps.start(*sweeps.workload(), *SOON, gpus=2)
+    pod = sweeps.pod()
+    sweeps.said(pod, r"TP1 prefill ISL 64: TTFT")
+    control_plane.stop("apiserver")
+    time.sleep(OUTAGE_S)
+    control_plane.start("apiserver")
+    code, log, _ = sweeps.ended()
+    assert code == 0, log
+    assert "starting it again" not in log
+    assert sweeps.engines() == []
+
+
+# engines that do not start
+
+
+def container(deployment: Document) -> Document:
+    found: Document = deployment["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def wrong_image(deployment: Document) -> None:
+    container(deployment)["image"] = "localhost/sla-planner/no-such-engine:1"
+    container(deployment)["imagePullPolicy"] = "Never"
+
+
+def no_secret(deployment: Document) -> None:
+    container(deployment)["env"] = [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf-token-secret", "key": "HF_TOKEN"}}}]
+
+
+def no_such_flag(deployment: Document) -> None:
+    container(deployment)["args"] += ["--no-such-flag"]
+
+
+def out_of_memory(deployment: Document) -> None:
+    container(deployment)["resources"]["limits"]["memory"] = "24Mi"
+    container(deployment)["resources"]["requests"]["memory"] = "24Mi"
+
+
+def too_many_gpus(deployment: Document) -> None:
+    deployment["spec"]["template"]["spec"]["nodeSelector"] = {"gpu": "b300"}
+
+
+def no_claim(deployment: Document) -> None:
+    deployment["spec"]["template"]["spec"]["volumes"].append({"name": "m", "persistentVolumeClaim": {"claimName": "model-cache"}})
+
+
+def root(deployment: Document) -> None:
+    deployment["spec"]["template"]["spec"]["securityContext"] = {}
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (wrong_image, r"the image of engine, localhost/sla-planner/no-such-engine:1, cannot be pulled: ErrImageNeverPull"),
+        (no_secret, r'the container engine cannot be made: CreateContainerConfigError: secret "hf-token-secret" not found'),
+        (no_such_flag, r"the container engine ended: exit code 2: .*--no-such-flag"),
+        (out_of_memory, r"the container engine ended: killed, out of memory \(OOMKilled, its limit is 24Mi\)"),
+        (too_many_gpus, r"no node takes its pod: 0/\d+ nodes are available: .*node affinity/selector"),
+        (no_claim, r'no node takes its pod: .*persistentvolumeclaim "model-cache" not found'),
+        (root, r"no pod is let in: .* violates PodSecurity \"restricted"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_engine_that_does_not_start_is_told_in_the_words_of_who_knows(sweeps: Sweeps, edit: Callable[[Document], None], words: str) -> None:
+    sweeps.start(*sweeps.workload(edit), *SOON, gpus=1)
+    code, log, message = sweeps.ended()
+    assert code in (2, 4), log
+    (line,) = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert re.search(rf"^error: TP1: {words}", line), line
+    assert message == line.removeprefix("error: ")
+    assert sweeps.engines() == []
+
+
+def test_a_quota_is_told(sweeps: Sweeps) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "0"}}}
+    sweeps.namespace.apply(quota)
+    sweeps.start(*sweeps.workload(), *SOON, gpus=1)
+    _, log, _ = sweeps.ended()
+    assert re.search(r"^error: TP1: no pod is let in: .*exceeded quota: gpus", log, re.MULTILINE), log
+
+
+def test_more_gpus_than_any_node_has_are_left_out_before_anything_is_started(sweeps: Sweeps, cluster: Any) -> None:
+    """Where nodes may be listed; where they may not, the scheduler says it."""
+    most = max(int(node["status"]["allocatable"].get("nvidia.com/gpu", 0)) for node in cluster.get("nodes")["items"])
+    size = 1 << most.bit_length()
+    flags = ["--min-num-gpus", str(size), "--num-gpus-per-node", str(size)]
+    name = f"{sweeps.namespace.name}-nodes"
+    rules = [{"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["list"]}]
+    source = sweeps.workload()
+    sweeps.start(*source, *flags, *SOON, gpus=size, name="unseen")
+    code, log, _ = sweeps.ended("unseen")
+    assert code == 2, log
+    assert "Free GPUs are not counted before an engine is started" in log
+    assert re.search(rf"^error: TP{size}: no node takes its pod: .*Insufficient nvidia.com/gpu", log, re.MULTILINE), log
+    cluster.apply({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules})
+    subject = {"kind": "ServiceAccount", "name": "profile-sweep", "namespace": sweeps.namespace.name}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    binding = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name}}
+    cluster.apply({**binding, "roleRef": role, "subjects": [subject]})
+    try:
+        sweeps.start(*source, *flags, *SOON, gpus=size, name="seen")
+        code, log, _ = sweeps.ended("seen")
+    finally:
+        cluster.kubectl("delete", "clusterrolebinding,clusterrole", name)
+    assert code == 2, log
+    assert re.search(rf"^error: TP{size}: it needs {size} GPUs on one node; the largest has {most}; lower --max-num-gpus", log, re.MULTILINE), log
+
+
+def test_a_right_that_is_missing_is_told_before_anything_is_started(sweeps: Sweeps) -> None:
+    sweeps.grant("plain-engines", [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create", "get"]}])
+    sweeps.start(*sweeps.workload(), *SOON, gpus=1)
+    code, log, message = sweeps.ended()
+    assert code == 2
+    account = f"system:serviceaccount:{sweeps.namespace.name}:profile-sweep"
+    expected = f"{account} may not create and delete services, delete deployments.apps in namespace {sweeps.namespace.name}"
+    assert f"error: {expected}; grant it in the Role of that service account" in log
+    assert message.startswith(expected)
+    assert sweeps.engines() == []
