@@ -27,7 +27,7 @@ from sla_planner.store.profile_files import sample_profile_dir
 
 PROGRAM = [sys.executable, "-m", "sla_planner"]
 PROFILE = ["--profile-results-dir", sample_profile_dir()]
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 SHAPES = {
     "start": re.compile(r"New adjustment interval started!"),
     "unknown": re.compile(r"Traffic is unknown: .+"),
