@@ -18,10 +18,10 @@ from datetime import datetime, timedelta
 from sla_planner.cluster.access_pod_manifest import ACCESS_ROLE, CONTAINER, ROLE_LABEL, RUN_LABEL, AccessOptions, access_job
 from sla_planner.cluster.access_pod_place import place_of
 from sla_planner.cluster.access_pod_trouble import AccessEnded, Doctor
-from sla_planner.cluster.api import KubernetesApi, NotFound, Selector
+from sla_planner.cluster.api import Conflict, KubernetesApi, NotFound, Selector
 from sla_planner.cluster.exec_stream import ExecStream, exec_in
 from sla_planner.cluster.resources import JOBS, PODS, Object
-from sla_planner.errors import PlannerError, UnreachableError
+from sla_planner.errors import ForbiddenError, PlannerError, UnreachableError, UsageError
 
 _LOOK_S = 3.0  # without news of the pod, how long until the events are asked
 _REST_S = 0.2  # an API server that has only just started ends watches at once
@@ -62,12 +62,17 @@ def access_pod(api: KubernetesApi, options: AccessOptions) -> Iterator[AccessPod
     job = access_job(options, place, run_id)
     name, pods = job["metadata"]["name"], Selector(labels=f"{RUN_LABEL}={run_id}")
     try:
-        made = api.create(JOBS, job)
+        try:
+            made = api.create(JOBS, job)
+        except (ForbiddenError, UsageError, Conflict):
+            name = ""  # refused, so nothing was made
+            raise
         _remove_leftovers(api, made)
-        doctor = Doctor(api, name, options.start_limit_s)
+        doctor = Doctor(api, name, options.claim, options.start_limit_s)
         yield AccessPod(api, _wait_until_running(api, pods, doctor, options.start_limit_s), doctor)
     finally:
-        _remove(api, name, pods)
+        if name:
+            _remove(api, name, pods)
 
 
 def _wait_until_running(api: KubernetesApi, selector: Selector, doctor: Doctor, limit_s: float) -> str:

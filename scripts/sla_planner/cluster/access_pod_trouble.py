@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from sla_planner.cluster.api import KubernetesApi, Selector
-from sla_planner.cluster.pod_trouble import keeps_from_running, refused
+from sla_planner.cluster.pod_trouble import keeps_from_running, refused, when
 from sla_planner.cluster.resources import EVENTS, Object
 from sla_planner.errors import PlannerError, UnreachableError, UsageError
 from sla_planner.sweep.host import Trouble
@@ -19,6 +20,8 @@ _HINTS = {
     "crash": _OUR_IMAGE,
     "refused": "the namespace's quota or policy has to let it in",
     "not placed": "make room, or give --toleration for the taint of a node",
+    "in use": "wait until something has ended, or make room",
+    "volume": "look at the claim: kubectl describe pvc",
 }
 _MEND = "mend that, or raise --start-limit-s"
 _KILLED = (137, 143)  # exit codes
@@ -33,24 +36,31 @@ class AccessEnded(PlannerError):
 
 
 class Doctor:
-    """Of one access pod."""
+    """Of the access pod of a Job, which wants a claim and has `limit_s` to start."""
 
-    def __init__(self, api: KubernetesApi, job: str, limit_s: float) -> None:
-        self._api, self._job, self._limit_s = api, job, limit_s
+    def __init__(self, api: KubernetesApi, job: str, claim: str, limit_s: float) -> None:
+        self._api, self._job, self._claim, self._limit_s = api, job, claim, limit_s
         self._since: dict[str, float] = {}
 
     def look(self, pods: list[Object]) -> Trouble | None:
         """What keeps it from running now; said once of each kind. Raises `UsageError` or `UnreachableError` when that has lasted too long."""
-        trouble = keeps_from_running(pods, self, gpu_wait_s=self._limit_s)
-        if not pods:
-            trouble = refused(self.events(self._job), pods)
-        if trouble is None:
+        if (trouble := self._trouble(pods)) is None:
             return None
         now_s = time.monotonic()
         if trouble.kind not in self._since and trouble.patience_s > 0:
             log.warning("The access pod waits: %s", trouble.what)
         if now_s - self._since.setdefault(trouble.kind, now_s) >= trouble.patience_s:
             raise _given_up(f"the access pod cannot run: {_said(trouble)}", trouble)
+        return trouble
+
+    def _trouble(self, pods: list[Object]) -> Trouble | None:
+        if not pods:
+            return refused([event for event in self.events(self._job) if event.get("reason") == "FailedCreate"], pods)
+        trouble = keeps_from_running(pods, self, gpu_wait_s=self._limit_s)
+        if trouble and trouble.kind == "volume":
+            warnings = [event for event in self.events(self._claim) if event.get("type") == "Warning"]
+            said = "".join(f" ({self._claim}: {event.get('note', '')})" for event in sorted(warnings, key=when)[-1:])
+            return replace(trouble, what=trouble.what + said)
         return trouble
 
     def out_of_time(self, trouble: Trouble | None, pods: list[Object]) -> PlannerError:

@@ -60,7 +60,7 @@ def on_volume(loaded: Loaded[InjectConfig] | Loaded[DownloadConfig], stage: str,
         progress.clear()
         log.warning(text[:1].upper() + text[1:])
 
-    with _stoppable(), _connections(config, stage, writes, tell) as connect:
+    with _stoppable(), _connections(config, stage, writes) as connect:
         try:
             yield Volume(connect, progress, tell)
         finally:
@@ -68,7 +68,7 @@ def on_volume(loaded: Loaded[InjectConfig] | Loaded[DownloadConfig], stage: str,
 
 
 @contextmanager
-def _connections(config: VolumeConfig, stage: str, writes: bool, tell: Callable[[str], None]) -> Iterator[Callable[[], Wire]]:
+def _connections(config: VolumeConfig, stage: str, writes: bool) -> Iterator[Callable[[], Wire]]:
     if (mounted := _mounted_at(config)) is not None:
         log.info("The volume is mounted at %s", mounted)
         if writes:
@@ -91,7 +91,7 @@ def _connections(config: VolumeConfig, stage: str, writes: bool, tell: Callable[
         start_limit_s=config.start_limit_s,
     )
     api = connect(namespace=config.namespace, context=config.context)
-    with access_pod(api, options, tell) as pod:
+    with access_pod(api, options) as pod:
         yield lambda: pod.start(AGENT)
 
 

@@ -154,7 +154,10 @@ class Agent:
         with self._tree.replacing(path) as new:
             if (missing := size - new.kept - self._tree.free_bytes()) > 0:
                 new.discard()
-                raise Full(f"the volume has no room for {self._tree.shown(path)}: {missing:,} bytes more are needed", hint="free some")
+                raise Full(
+                    f"the volume has no room for {self._tree.shown(path)}: {missing:,} bytes more are needed",
+                    hint="free some of it, or enlarge the claim",
+                )
             self._channel.send({"from": new.kept, "sha256": new.kept_digest(self._tick)})
             answer = self._channel.receive()
             if not isinstance(answer, dict) or answer.get("from") != new.kept:

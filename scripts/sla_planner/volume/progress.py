@@ -26,7 +26,7 @@ class TransferProgress:
         self._tell, self._terminal, self._clock = tell, terminal, clock
         self._total = self._files = self._done_files = self._done = self._moved = self._read = 0
         self._seen: deque[tuple[float, int]] = deque()
-        self._shown_s = clock()
+        self._shown_s: float | None = None
         self._painted = False
 
     @property
@@ -84,6 +84,8 @@ class TransferProgress:
             self._seen.append((now_s, self._moved))
             while self._seen[0][0] < now_s - WINDOW_S:
                 self._seen.popleft()
+        if self._shown_s is None:
+            self._shown_s = now_s
         if now_s - self._shown_s < (TELL_S if self._terminal is None else PAINT_S):
             return
         self._shown_s = now_s

@@ -165,7 +165,7 @@ class Tree:
         """What went wrong with a file, in one line."""
         place = self.shown(relative)
         if error.errno in _FULL:
-            return Full(f"cannot {doing} {place}: no space is left on {self._name}", hint="free some; nothing half-written was left")
+            return Full(f"cannot {doing} {place}: no space is left on {self._name}", hint="free some; nothing half-written is left")
         if error.errno in (errno.ENOENT, errno.ELOOP):
             return UsageError(f"{place} is not there", hint="it was removed or replaced while it was looked at: try again")
         hint = _REMEDIES.get(error.errno or 0, "choose another path").format(uid=os.getuid())
