@@ -101,7 +101,9 @@ class TargetConfig(Config):
     prefill_engine_num_gpu: Annotated[AtLeastOne | None, Setting("GPUs of one prefill worker", default=FROM_PROFILE)] = None
     decode_engine_num_gpu: Annotated[AtLeastOne | None, Setting("GPUs of one decode worker", default=FROM_PROFILE)] = None
 
-    profile_results_dir: Annotated[LoosePath, Setting("the profile: results folder of a profile sweep, ours or Dynamo's")] = Path("profiling_results")
+    profile_results_dir: Annotated[
+        LoosePath, Setting("the profile: results folder of a profile sweep, ours or Dynamo's; `sample` is the one that ships with the program")
+    ] = Path("profiling_results")
     interpolation: Annotated[Interpolation, Setting("read the profile through fitted laws, or point by point as Dynamo 0.6 does")] = "fitted"
 
     metrics: Annotated[Literal["dynamo", "dynamo-legacy", "vllm", "sglang", "trtllm", "llamacpp"], Setting("whose metric names are read")] = "dynamo"

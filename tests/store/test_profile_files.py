@@ -345,3 +345,11 @@ def test_a_folder_whose_sweep_is_not_finished_says_so(tmp_path):
     (tmp_path / "points").mkdir()
     with pytest.raises(ProfileError, match="its sweep is not finished: start it again"):
         read_profile(tmp_path)
+
+
+def test_sample_is_the_shipped_profile_unless_a_folder_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_profile("sample") == read_profile(sample_profile_dir())
+    (tmp_path / "sample").mkdir()
+    with pytest.raises(ProfileError, match="sample"):
+        read_profile("sample")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-SAMPLE = "sample"
-
 
 @click.group(no_args_is_help=False)
 def command() -> None:
@@ -23,11 +21,9 @@ def show(place: str, as_json: bool) -> None:
     DIR is the folder that a sweep wrote to; 'sample' is the profile that ships with this program.
     """
     import json
-    from pathlib import Path
 
     from sla_planner.report.profile_table import profile_json, profile_text
-    from sla_planner.store.profile_files import read_profile, sample_profile_dir
+    from sla_planner.store.profile_files import read_profile
 
-    shipped = place == SAMPLE and not Path(place).exists()
-    profile = read_profile(sample_profile_dir() if shipped else place)
+    profile = read_profile(place)
     click.echo(json.dumps(profile_json(profile, place)) if as_json else profile_text(profile, place))

@@ -61,17 +61,21 @@ _UNREADABLE = (
 Arrays = Mapping[str, Any]
 
 
+SAMPLE = "sample"
+
+
 def sample_profile_dir() -> Path:
     """The profile that ships with the package: Llama-3.1-8B FP8 with vLLM on one H200, as NVIDIA measured it for Dynamo."""
     return Path(str(resources.files("sla_planner") / "sample" / "h200_llama31_8b_fp8"))
 
 
 def read_profile(path: str | Path) -> Profile:
-    """The profile in directory `path`, or in the profile.json `path`, with the quality gates applied.
+    """The profile in directory `path`, or in the profile.json `path`, with the quality gates applied. `sample`: the one that ships with the package,
+    where nothing of that name is here.
 
     Raises ProfileError naming the file, the key and the value, or what was looked for and not found.
     """
-    path = Path(path)
+    path = sample_profile_dir() if str(path) == SAMPLE and not Path(path).exists() else Path(path)
     try:
         if path.is_dir():
             return apply_gates(_read_directory(path))
