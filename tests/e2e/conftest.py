@@ -233,14 +233,20 @@ def image() -> Callable[[str], str]:
     return lambda name: f"{prefix}/{name}:{tag}"
 
 
-@pytest.fixture(scope="session")
-def dynamo(cluster: Namespace, image: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def engine_args() -> str:
+    """Of every simulated engine that the operator's stand-in starts; a file of tests may have a fixture of this name."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def dynamo(cluster: Namespace, image: Callable[[str], str], engine_args: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Dynamo's operator, as far as tests/e2e/operator stands in for it; yields its log. Fails where a real one has its definitions in the cluster."""
     if "dynamographdeployments" in cluster.kubectl("get", "crd", "--output=name", "--selector=slaplanner.io/stand-in!=true"):
         pytest.fail("the cluster has Dynamo's resource definitions already; these tests bring a stand-in", pytrace=False)
     log = tmp_path_factory.mktemp("operator") / "log"
     operator = Path(__file__).parent / "operator"
-    command = [sys.executable, str(operator), "--image", image("engine-sim"), "--engine-args", os.environ.get("E2E_ENGINE_ARGS", "")]
+    command = [sys.executable, str(operator), "--image", image("engine-sim"), f"--engine-args={engine_args}"]
     with log.open("w") as sink:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True)
         assert process.stdout is not None
@@ -256,4 +262,4 @@ def dynamo(cluster: Namespace, image: Callable[[str], str], tmp_path_factory: py
                 process.kill()
                 process.wait()
             process.stdout.close()
-    cluster.kubectl("delete", "crd", "--wait=false", "--selector=slaplanner.io/stand-in=true")
+    cluster.kubectl("delete", "crd", "--selector=slaplanner.io/stand-in=true")

@@ -1,14 +1,16 @@
 """The quick start of the README, as pasted, one shell from the first block to the last; then load, and the workers it brings and loses.
 
-Blocks after `<!-- cluster -->` are run in their order in a copy of the tree as a clone would have it. What a reader is told to put in his own words for
-is put in: the namespace, the registry; and the time between decisions, so that a test does not take what a day does.
+Blocks after `<!-- cluster -->` are run in their order in a copy of the tree as a clone would have it. What a reader chooses is chosen: namespace,
+registry, the flags of the sweep, and the time between decisions, so that a test does not take what a day does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -17,11 +19,27 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import Namespace
+
 ROOT = Path(__file__).parents[2]
 CLUSTER_BLOCK = re.compile(r"^<!-- cluster -->\n```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = "-- end of block"
 BLOCK_LIMIT_S = 900.0
 FASTER = " --set interval_s=5 --set 'planner_args=[--startup-s=5, --grace-s=20]' --set prometheus=true --output vllm"
+
+SLOWER = 4  # times, engines and promise
+RESULTS = (
+    "prefill_performance.png",
+    "decode_performance.png",
+    "selected_prefill_interpolation/raw_data.npz",
+    "selected_prefill_interpolation/prefill_ttft_interpolation.png",
+    "selected_prefill_interpolation/prefill_throughput_interpolation.png",
+    "selected_decode_interpolation/raw_data.npz",
+    "selected_decode_interpolation/decode_tp*.png",
+    "profile.json",
+    "points/*.json",
+    "report.html",
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -50,7 +68,7 @@ class Shell:
         assert process.stdout is not None
         process.stdin.write(f"{block}\necho '{MARK}'\n")
         process.stdin.flush()
-        alarm = threading.Timer(BLOCK_LIMIT_S, process.kill)
+        alarm = threading.Timer(BLOCK_LIMIT_S, self.close)
         alarm.start()
         lines: list[str] = []
         try:
@@ -65,8 +83,16 @@ class Shell:
         pytest.fail(f"the block\n{block}\nended with exit status {process.wait()}:\n{''.join(lines)}", pytrace=False)
 
     def close(self) -> None:
-        self._process.kill()
+        """And with it what it has started in the background, such as port-forwards."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def engine_args() -> str:
+    """Slow enough for a small machine to load more than one."""
+    return f"--model-error {(SLOWER - 1) * 100}"
 
 
 @pytest.fixture
@@ -77,6 +103,13 @@ def clone(tmp_path: Path) -> Path:
         if (ROOT / name).is_file():
             (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tmp_path / "clone" / name)
+    job = tmp_path / "clone" / "jobs" / "profile-sweep" / "job.yaml"
+    changes = {
+        "            - profile-sweep\n": '            - profile-sweep\n            - --max-num-gpus\n            - "2"\n',
+        '"200"  # promised': f'"{200 * SLOWER}"  # promised',
+        '"20"  # promised': f'"{20 * SLOWER}"  # promised',
+    }
+    job.write_text(changed(job.read_text(), changes))
     return tmp_path / "clone"
 
 
@@ -94,17 +127,21 @@ def blocks(namespace: str, image: Callable[[str], str]) -> list[str]:
     changes = {
         "NAMESPACE=your-namespace REGISTRY=registry.example.com/team TAG=0.1.0": f"NAMESPACE={namespace} REGISTRY={registry} TAG={rest.lstrip(':')}",
         "nvcr.io/nvidia/ai-dynamo/vllm-runtime:1.6.1": image("engine-sim"),
+        "ttft_ms=200 --set itl_ms=20": f"ttft_ms={200 * SLOWER} --set itl_ms={20 * SLOWER}",
         " --output vllm": f" --set prometheus_image={image('prometheus')}{FASTER}",
     }
-    text = "\0".join(found)
+    return changed("\0".join(found), changes).split("\0")
+
+
+def changed(text: str, changes: dict[str, str]) -> str:
     for old, new in changes.items():
-        assert old in text, f"the README no longer says {old!r}"
+        assert old in text, f"nothing says {old!r} any more"
         text = text.replace(old, new)
-    return text.split("\0")
+    return text
 
 
-def test_the_quick_start(namespace, dynamo, image, shell) -> None:  # type: ignore[no-untyped-def]
-    install, inject, start_sweep, follow, download, deploy, request, watch = blocks(namespace.name, image)
+def test_the_quick_start(namespace: Namespace, dynamo: Path, image: Callable[[str], str], shell: Shell, clone: Path) -> None:
+    install, inject, start_sweep, follow, download, deploy, request, watch, metrics, workers = blocks(namespace.name, image)
 
     shell.run(install)
     assert "dynamo-pvc" in namespace.kubectl("get", "pvc")
@@ -113,4 +150,36 @@ def test_the_quick_start(namespace, dynamo, image, shell) -> None:  # type: igno
     log = shell.run(follow)
     assert re.search(r"Suggested prefill TP:\d+ \(TTFT \d+\.\d\d ms, throughput \d+\.\d\d tokens/s/GPU\)", log)
     assert re.search(r"Suggested decode TP:\d+ \(ITL \d+\.\d\d ms, throughput \d+\.\d\d tokens/s/GPU\)", log)
-    assert namespace.get("pods")["items"][0]["status"]["containerStatuses"][0]["state"]["terminated"]["message"].startswith("Suggested")
+    (pod,) = namespace.get("pods")["items"]  # the engines and the access pod are gone
+    assert "Suggested prefill TP:" in pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
+    assert set(namespace.get("configmap/planner-profile-data")["data"]) >= {"prefill_raw_data.json", "decode_raw_data.json"}
+
+    assert re.search(r"TP1 .*law error", shell.run(download), re.DOTALL)
+    missing = [name for name in RESULTS if not list((clone / "results").glob(name))]
+    assert not missing
+    assert all(file.stat().st_size for name in RESULTS for file in (clone / "results").glob(name))
+
+    shell.run(deploy)
+    answer = shell.run(request)
+    assert "data: [DONE]" in answer
+    pods = namespace.get("pods")["items"]
+    serving = {pod["metadata"]["name"].rsplit("-", 2)[0]: pod for pod in pods if pod["status"]["phase"] == "Running"}
+    assert set(serving) == {f"vllm-disagg-planner-{part}" for part in ("frontend", "planner", "backend", "prefill", "prometheus")}
+    assert all(status["ready"] for pod in serving.values() for status in pod["status"]["containerStatuses"])
+
+    seen = shell.run(watch)
+    assert re.search(r"requests inside", seen)
+    log = namespace.logs("deployment/vllm-disagg-planner-planner")
+    assert "New adjustment interval started!" in log
+    assert re.search(r"Observed num_req: \d+\.\d{3} isl: \d+\.\d{3} osl: \d+\.\d{3}", log)
+    assert re.search(r"Observed ttft: \d+\.\d{3}s itl: \d+\.\d{3}s", log)
+    assert re.search(r"Number of prefill workers: [1-9]\d*, number of decode workers: [1-9]\d*", log)
+    assert re.search(r"Scaling (prefill|decode) workers: 1 -> [2-9] \(.+\)", log), log[-5000:]
+    assert "ScalingDecision" in seen
+    assert "type: Ready" in seen
+    answer = shell.run(metrics)
+    assert re.search(r'"__name__":"up".*"value":\[[\d.]+,"1"\]', answer)
+    assert re.search(r'dynamo_frontend_requests_total\{.*model="qwen/qwen3-0.6b"', answer, re.IGNORECASE)
+    assert "ScalingReplicaSet" in shell.run(workers)
+    for role in ("prefill", "backend"):  # the load is over
+        namespace.until(f"deployment/vllm-disagg-planner-{role}", lambda found: found["spec"]["replicas"] == 1)
