@@ -74,7 +74,8 @@ def defaults() -> Mapping[str, str]:
 @functools.cache
 def one_off(file: Path) -> Object:
     """A one-off Job, with the defaults and CHOSEN."""
-    return yaml.safe_load(substituted(file.read_text(), {**defaults(), **CHOSEN}))
+    job: Object = yaml.safe_load(substituted(file.read_text(), {**defaults(), **CHOSEN}))
+    return job
 
 
 @functools.cache
@@ -107,4 +108,7 @@ def pod_template(found: Object) -> Object | None:
 
 def job_spec(found: Object) -> Object | None:
     """Of a Job, or of those that a CronJob makes."""
-    return {"Job": lambda: found["spec"], "CronJob": lambda: found["spec"]["jobTemplate"]["spec"]}.get(found["kind"], lambda: None)()
+    if found["kind"] not in ("Job", "CronJob"):
+        return None
+    spec: Object = found["spec"]["jobTemplate"]["spec"] if found["kind"] == "CronJob" else found["spec"]
+    return spec
