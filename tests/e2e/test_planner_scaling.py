@@ -274,6 +274,22 @@ def test_what_the_cluster_has_no_gpus_for_is_reported_and_given_back(
     assert planner.end() == 0
 
 
+def test_workers_that_a_quota_keeps_from_being_made_are_given_back(
+    installed: Any, python_image: str, traffic: Traffic, begin: Callable[..., Started]
+) -> None:
+    workers(installed, python_image)
+    quota = {"hard": {"pods": "2"}}
+    installed.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "two"}, "spec": quota})
+    installed.until("resourcequota/two", lambda found: (found.get("status") or {}).get("used", {}).get("pods") == "2")
+    planner = begin(*PAIR, *STATE, *QUICK, "--unschedulable-limit-s", 2)
+    planner.line("No scaling needed .prefill=1, decode=1")
+    traffic.load(30)
+    planner.line(r"Workers cannot be placed: prefill: .* is forbidden: exceeded quota: two")
+    planner.line(r"\d prefill workers? cannot be placed for \d s now; given back$")
+    installed.until("deployment/prefill", lambda found: found["spec"]["replicas"] == 1)
+    assert planner.end() == 0
+
+
 def test_a_stateful_set_is_scaled_like_any_other(installed: Any, python_image: str, once: Callable[..., tuple[int, str]]) -> None:
     installed.apply(*(workload(name, python_image, kind="StatefulSet") for name in ("prefill", "decode")))
     flags = ["--prefill-target", "statefulset/prefill", "--decode-target", "sts/decode", "--min-endpoint", 2]

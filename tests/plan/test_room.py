@@ -50,11 +50,11 @@ def test_each_attempt_in_vain_waits_twice_as_long_up_to_an_hour() -> None:
         pauses.append(room.until_s - (at_s + LIMIT_S))
         at_s = room.until_s
         assert not room.closed(at_s)
-    assert pauses == [600.0, 1200.0, 2400.0, LONGEST_S, LONGEST_S, LONGEST_S]
+    assert pauses == [300.0, 600.0, 1200.0, 2400.0, LONGEST_S, LONGEST_S]
 
 
 def test_an_attempt_that_succeeds_forgets_all() -> None:
-    room = looks((0.0, WorkerCounts(2, 0, 1)), (300.0, WorkerCounts(2, 0, 1)), (900.0, WorkerCounts(2)), (915.0, WorkerCounts(2, 1)))
+    room = looks((0.0, WorkerCounts(2, 0, 1)), (300.0, WorkerCounts(2, 0, 1)), (600.0, WorkerCounts(2)), (615.0, WorkerCounts(2, 1)))
     assert room == Room()
 
 
@@ -111,7 +111,7 @@ class Cluster:
 def test_what_has_no_place_is_given_back_and_asked_for_again_later(window) -> None:  # type: ignore[no-untyped-def]
     cluster = Cluster(window, room=5)
     asked = []
-    for _ in range(30):
+    for _ in range(20):
         decision = cluster.tick(45)  # which needs 3 and 4
         asked.append(cluster.asked)
     assert asked[0] == (3, 4)
@@ -119,7 +119,7 @@ def test_what_has_no_place_is_given_back_and_asked_for_again_later(window) -> No
     assert asked[6] == (3, 2)
     again = asked.index((3, 4), 6)
     assert asked[6:again] == [(3, 2)] * (again - 6)
-    assert again - 6 == 10, "ten minutes"
+    assert again - 6 == 5, "five minutes more"
     assert decision.decode.reason is Reason.NO_ROOM
     assert decision.prefill.reason is not Reason.NO_ROOM
 
@@ -131,7 +131,7 @@ def test_every_interval_says_what_a_person_must_hear(window) -> None:  # type: i
     assert said[1] == ("2 decode workers cannot be placed for 0 s now; given back after 300 s",)
     assert said[5] == ("2 decode workers cannot be placed for 240 s now; given back after 300 s",)
     assert said[6] == ("2 decode workers cannot be placed for 300 s now; given back",)
-    assert said[7] == ("the cluster has had room for 2 decode workers; more are asked for in 540 s",)
+    assert said[7] == ("the cluster has had room for 2 decode workers; more are asked for in 240 s",)
 
 
 def test_scaling_down_goes_on_and_so_does_the_other_role(window) -> None:  # type: ignore[no-untyped-def]

@@ -17,6 +17,7 @@ from tests.stages.test_planner import PROGRAM, http, started_processes
 from sla_planner.store.profile_files import sample_profile_dir
 
 MEMORY_LIMIT_KIB = 128 * 1024
+CPU_LIMIT_S = 5.0
 FLAGS = ["--environment", "kubernetes", "--prefill-target", "deployment/prefill", "--decode-target", "deployment/decode"]
 FLAGS += ["--profile-results-dir", str(sample_profile_dir()), "--state", "configmap:sla-planner-status", "--min-endpoint", "2"]
 
@@ -59,7 +60,7 @@ def test_of_two_planners_the_holder_of_the_lease_acts_and_hands_over_when_it_end
     assert cluster.get("leases", "planner")["spec"]["holderIdentity"] == ""
 
 
-def test_one_run_stays_within_the_memory_of_its_pod(cluster, page, kubeconfig):
+def test_one_run_stays_within_the_limits_of_its_pod(cluster, page, kubeconfig):
     page.text = frontend(0, 0)
     flags = [*FLAGS, "--scrape-url", page.url, "--once", "--log-format", "human"]
     for index in range(2):
@@ -69,6 +70,7 @@ def test_one_run_stays_within_the_memory_of_its_pod(cluster, page, kubeconfig):
             process.returncode = os.waitstatus_to_exitcode(code)
         assert process.returncode == 0
         assert used.ru_maxrss < MEMORY_LIMIT_KIB
+        assert used.ru_utime + used.ru_stime < CPU_LIMIT_S, "of processor time: from start to exit, one decision made"
     assert min(cluster.get("deployments", name)["spec"]["replicas"] for name in ("prefill", "decode")) >= 2
 
 

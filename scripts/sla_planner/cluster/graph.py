@@ -57,7 +57,11 @@ class Graph:
         self._served: Resource | None = None
 
     def read(self) -> dict[Role, Seat]:
-        found = self._api.get(self._resource(), self._name)
+        try:
+            found = self._api.get(self._resource(), self._name)
+        except NotFound:
+            self._served = None  # it may be served at another version now
+            raise
         return {role: self._seat(found, workers) for role, workers in self._manifest.roles(found).items()}
 
     def write(self, counts: Mapping[Role, int], seats: Seats) -> None:

@@ -2,7 +2,8 @@
 
     waits        some cannot be placed: said every interval, for `limit_s` (a cluster that adds nodes needs minutes)
     given back   then the role asks for what can run, ready or starting, though never for fewer than its minimum
-    closed       and for no more than that until `until_s`. Each attempt in vain doubles the time, up to LONGEST_S, so that the count does not flap
+    closed       and for no more than that until `until_s`: first for as long as was waited. Each attempt in vain doubles the time, up to LONGEST_S,
+                 so that the count does not flap
     open         when that time is over, or at once when workers of the other role have left the GPUs that one worker of this role needs
 
 An attempt that succeeds forgets all of it. Nothing else waits for any of this: the other role, scaling down and scaling up to what fits go on.
@@ -59,7 +60,7 @@ def room_seen(room: Room, sight: Sight, limit_s: float) -> Room:
     room = replace(room, waiting_since_s=since_s)
     if room.closed(at_s) or at_s - since_s < limit_s:
         return room
-    pause_s = min(max(limit_s, SHORTEST_S) * 2.0 ** min(room.attempts + 1, 10), LONGEST_S)
+    pause_s = min(max(limit_s, SHORTEST_S) * 2.0 ** min(room.attempts, 10), LONGEST_S)
     return Room(since_s, coming, sight.other.coming, at_s + pause_s, room.attempts + 1)
 
 
