@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
 
 import click
 import pytest
@@ -114,8 +113,5 @@ def test_with_nothing_set_kubernetes_refuses_the_job(file):
 def test_an_empty_flag_is_refused_by_the_stage(file, variable, tmp_path):
     text = substituted(file.read_text(), {**defaults(), **CHOSEN, variable: ""})
     (container,) = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
-    try:
-        config = loaded(container["args"], {}, tmp_path).config
-    except (UsageError, click.UsageError):
-        return
-    assert config.dgd == Path()  # "cannot be read: Is a directory": nothing is started before it has been read
+    with pytest.raises((UsageError, click.UsageError)):
+        loaded(container["args"], {}, tmp_path)
