@@ -174,7 +174,10 @@ class TestRefusals:
     def test_nothing_to_scale(self):
         with pytest.raises(UsageError, match=r"target default: nothing to scale; give --virtual-target file:PATH or etcd://HOST:PORT"):
             load(PlannerConfig, {"prometheus_url": "http://p"}, {})
-        assert load(PlannerConfig, {"prometheus_url": "http://p", "environment": "kubernetes"}, {}).config.targets[0].environment == "kubernetes"
+        with pytest.raises(UsageError, match=r"nothing to scale; give --graph-deployment NAME, or both --prefill-target and --decode-target"):
+            load(PlannerConfig, {"prometheus_url": "http://p", "environment": "kubernetes"}, {})
+        with pytest.raises(UsageError, match=r"nothing to scale; add --environment kubernetes"):
+            load(PlannerConfig, {"prometheus_url": "http://p", "prefill_target": "deployment/a"}, {})
 
     def test_targets_must_be_told_apart(self, written):
         assert "two targets are named chat" in refusal(file=written("targets: [{name: chat}, {name: chat}]"))
@@ -183,6 +186,34 @@ class TestRefusals:
     def test_two_targets_may_share_an_etcd_in_their_own_namespaces(self, written):
         file = written("targets: [{name: a, namespace: x}, {name: b, namespace: y}]")
         assert len(planner({"virtual_target": "etcd://host:2379"}, file=file).config.targets) == 2
+
+    def test_what_is_scaled_in_kubernetes_comes_from_the_graph_around_the_planner_or_from_flags(self):
+        given = {"prometheus_url": "http://p", "environment": "kubernetes"}
+        inside = {"DYN_PARENT_DGD_K8S_NAME": "chat", "DYN_NAMESPACE": "dynamo-chat"}
+        one = load(PlannerConfig, given, inside).config.targets[0]
+        assert (one.graph_deployment, one.namespace) == ("chat", "dynamo-chat")
+        pair = {"prefill_target": "deployment/a", "decode_target": "sts/b"}
+        one = load(PlannerConfig, given | pair, inside).config.targets[0]
+        assert (one.graph_deployment, one.prefill_target, one.decode_target) == (None, "deployment/a", "sts/b")
+        with pytest.raises(UsageError, match=r"both a graph and objects of its roles are given; give one of both"):
+            load(PlannerConfig, given | pair | {"graph_deployment": "chat"}, {})
+
+    @pytest.mark.parametrize(
+        ("first", "second", "told"),
+        [
+            ("graph_deployment: g", "graph_deployment: g", "write to the same DynamoGraphDeployment/g"),
+            ("graph_deployment: g", "graph_deployment: g, target_namespace: x", None),
+            ("prefill_target: deploy/a, decode_target: deploy/b", "prefill_target: sts/a, decode_target: deployments.apps/b", "deployments.apps/b"),
+            ("prefill_target: deploy/a, decode_target: deploy/b", "prefill_target: sts/a, decode_target: sts/b", None),
+        ],
+    )
+    def test_two_targets_never_scale_the_same_object(self, written, first, second, told):
+        file = written(f"environment: kubernetes\nprometheus_url: http://p\ntargets: [{{name: a, {first}}}, {{name: b, {second}}}]")
+        if told:
+            with pytest.raises(UsageError, match=f"targets a and b write to the same .*{told.split(' ')[-1]}"):
+                load(PlannerConfig, {"config": str(file)}, {})
+        else:
+            assert len(load(PlannerConfig, {"config": str(file)}, {}).config.targets) == 2
 
 
 class TestExplaining:
