@@ -69,6 +69,11 @@ class ExecStream:
             with contextlib.suppress(OSError):
                 connected.shutdown(socket.SHUT_RDWR)
 
+    def release(self) -> None:
+        """Of whoever reads, when that is over."""
+        if self._connection.sock is not None:
+            self._connection.sock.close()
+
     def _received(self) -> bytes | None:
         """The next message; None when the connection was closed."""
         try:

@@ -28,8 +28,10 @@ from sla_planner.volume_config import DownloadConfig, InjectConfig, VolumeConfig
 
 T = TypeVar("T")
 
-AGENT = ("python", "-m", "sla_planner.volume.agent", ROOT)
-KEEPER = ("python", "-m", "sla_planner.volume.keeper")
+KEEPER_NAME = "sla-planner-volume"
+ALONE_S = 90  # longer than all the pauses between attempts
+AGENT = ("python", "-m", "sla_planner.volume.agent", ROOT, KEEPER_NAME)
+KEEPER = ("python", "-m", "sla_planner.volume.keeper", KEEPER_NAME, str(ALONE_S))
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _GROUP_WRITES = 0o002  # as the agent of an access pod: pods share a group on the volume, not always a user
 

@@ -13,7 +13,7 @@
 
 `read` in {"read": bytes} is said while something long is read. Every path is relative to the volume.
 
-Run as a program it speaks over stdin and stdout, and holds a connection to the keeper (`keeper.py`) as long as it lives.
+Run as a program it speaks over stdin and stdout, and holds a connection to the keeper (`keeper.py`) of that name as long as it lives.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any
 from sla_planner import __version__
 from sla_planner.errors import PlannerError, UsageError
 from sla_planner.volume.frames import CHUNK_BYTES, PROTOCOL, Channel, Gone, Message, PipeWire, SocketWire, Wire
-from sla_planner.volume.keeper import KEEPER_ADDRESS
+from sla_planner.volume.keeper import address_of
 from sla_planner.volume.paths import ROOT, checked
 from sla_planner.volume.tree import Full, LeftOut, Tree, feed
 
@@ -192,13 +192,13 @@ def open_local(folder: Path) -> Wire:
     return SocketWire(ours)
 
 
-def _tell_keeper() -> socket.socket | None:
-    """A connection that ends with this process; None where nobody keeps a pod open."""
+def _tell_keeper(name: str) -> socket.socket | None:
+    """A connection that ends with this process; None when no keeper comes up."""
     give_up_s = time.monotonic() + _KEEPER_LIMIT_S
     while time.monotonic() < give_up_s:
         connection = socket.socket(socket.AF_UNIX)
         try:
-            connection.connect(KEEPER_ADDRESS)
+            connection.connect(address_of(name))
             return connection
         except OSError:
             connection.close()
@@ -207,11 +207,12 @@ def _tell_keeper() -> socket.socket | None:
 
 
 def main() -> None:
-    """`python -m sla_planner.volume.agent [FOLDER]`"""
+    """`python -m sla_planner.volume.agent FOLDER [KEEPER]`"""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     os.umask(0o002)  # the volume's group is the pods': sweeps of another user may go on with these files
-    held = _tell_keeper()
-    agent = Agent(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT), PipeWire(0, 1))
+    folder, *keeper = sys.argv[1:]
+    held = _tell_keeper(keeper[0]) if keeper else None
+    agent = Agent(Path(folder), PipeWire(0, 1))
     serving = threading.Thread(target=agent.serve, daemon=True)
     serving.start()
     while serving.is_alive() and not agent.is_abandoned():

@@ -124,12 +124,13 @@ class VolumeClient:
         source.seek(start)
         left, ahead = upload.size - start, 0
         while left or ahead:
-            # A short read is the agent's to notice, by the checksum.
             if left and ahead < WINDOW_BYTES and not self._channel.heard():
-                data = source.read(min(CHUNK_BYTES, left))
+                if not (data := source.read(min(CHUNK_BYTES, left))):
+                    left = 0  # it has become shorter; the agent will see that by its checksum
+                    continue
                 self._channel.send_data(data)
                 ahead += len(data)
-                left -= len(data) if data else left
+                left -= len(data)
             else:
                 got = int(self._answer()["got"])
                 self._meter.moved(got)

@@ -43,13 +43,21 @@ class Gone(UnreachableError):
 
 
 class Wire(Protocol):
-    """A stream of bytes in both directions. `read` returns what there is, at least one byte, and b'' when there will be no more."""
+    """A stream of bytes in both directions."""
 
-    def read(self) -> bytes: ...
+    def read(self) -> bytes:
+        """What there is, at least one byte; b'' when there will be no more."""
+        ...
 
     def write(self, data: bytes) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """From any thread: ends both directions, and with that a `read` that waits."""
+        ...
+
+    def release(self) -> None:
+        """From the thread that reads, which will not read again: before that, what it reads from may not become another's."""
+        ...
 
 
 class PipeWire:
@@ -70,6 +78,10 @@ class PipeWire:
         with contextlib.suppress(OSError):
             os.close(self._writes)
 
+    def release(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._reads)
+
 
 class SocketWire:
     """A connected socket."""
@@ -84,9 +96,11 @@ class SocketWire:
         self._connection.sendall(data)
 
     def close(self) -> None:
-        """Ends both directions, and with that a `read` that another thread waits in."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        self._connection.close()
 
 
 class Channel:
@@ -176,6 +190,8 @@ class Channel:
             self._end(Gone(error.message))
         except UsageError as error:
             self._end(error)
+        finally:
+            self._wire.release()
 
     def _read_frames(self) -> None:
         buffer = bytearray()

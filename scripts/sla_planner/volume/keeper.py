@@ -1,8 +1,8 @@
 """The first process of an access pod: it keeps the pod open while a client is there, and ends it afterwards. Standard library only.
 
 Agents (`agent.py`) are started in the pod by exec and hold a connection to the keeper while they live; the kernel closes it however they end. When
-nobody has been connected for `GRACE_S`, which is long enough to come back after a broken connection, the keeper ends and with it the pod. So a pod
-whose client was killed, or whose cluster connection broke for good, takes itself away.
+nobody has been connected for a while, long enough to come back after a broken connection, the keeper ends and with it the pod. So a pod whose client
+was killed, or whose connection broke for good, takes itself away.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import sys
 import time
 from types import FrameType
 
-KEEPER_ADDRESS = "\0sla-planner-volume"  # of Linux' abstract sockets: no file, and nobody outside the pod can reach it
-GRACE_S = 90.0
+
+def address_of(name: str) -> str:
+    """Of Linux' abstract sockets: there is no file, and nobody outside the pod can reach it."""
+    return f"\0{name}"
 
 
-def keep(address: str, grace_s: float) -> None:
+def keep(name: str, grace_s: float) -> None:
     """Returns when no agent has been connected for `grace_s`."""
     with socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as selector:
-        server.bind(address)
+        server.bind(address_of(name))
         server.listen()
         selector.register(server, selectors.EVENT_READ)
         agents: set[socket.socket] = set()
@@ -47,12 +49,13 @@ def _end(_signal: int, _frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """`python -m sla_planner.volume.keeper`"""
+    """`python -m sla_planner.volume.keeper NAME SECONDS`: where agents find it, and how long it stays alone."""
+    name, grace_s = sys.argv[1], float(sys.argv[2])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)  # the first process of a container has no default for them
-    sys.stdout.write(f"The volume is at hand; this pod ends {GRACE_S:.0f} s after its last client\n")
+    sys.stdout.write(f"The volume is at hand; this pod ends {grace_s:g} s after its last client\n")
     sys.stdout.flush()
-    keep(KEEPER_ADDRESS, GRACE_S)
+    keep(name, grace_s)
 
 
 if __name__ == "__main__":

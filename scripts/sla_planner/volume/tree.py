@@ -32,6 +32,7 @@ _REMEDIES = {
     errno.EPERM: "its owner or mode keeps us out; we are user {uid}",
     errno.EROFS: "it is read-only here",
     errno.ENOTDIR: "a part of the path is a file",
+    errno.EEXIST: "a part of the path is a file",
     errno.EISDIR: "name a file in it",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
