@@ -21,10 +21,12 @@ def address_of(name: str) -> str:
 
 
 def keep(name: str, grace_s: float) -> None:
-    """Returns when no agent has been connected for `grace_s`."""
+    """Says so when agents can connect, and returns when none has been connected for `grace_s`."""
     with socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as selector:
         server.bind(address_of(name))
         server.listen()
+        sys.stdout.write(f"The volume is at hand; this pod ends {grace_s:g} s after its last client\n")
+        sys.stdout.flush()
         selector.register(server, selectors.EVENT_READ)
         agents: set[socket.socket] = set()
         alone_since_s = time.monotonic()
@@ -50,12 +52,9 @@ def _end(_signal: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """`python -m sla_planner.volume.keeper NAME SECONDS`: where agents find it, and how long it stays alone."""
-    name, grace_s = sys.argv[1], float(sys.argv[2])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)  # the first process of a container has no default for them
-    sys.stdout.write(f"The volume is at hand; this pod ends {grace_s:g} s after its last client\n")
-    sys.stdout.flush()
-    keep(name, grace_s)
+    keep(sys.argv[1], float(sys.argv[2]))
 
 
 if __name__ == "__main__":
