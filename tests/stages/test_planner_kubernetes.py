@@ -467,6 +467,13 @@ class TestOnceAsAJob:
         assert code == 2
         assert word.startswith("system:serviceaccount:here:tester may not list pods in namespace here; grant it in the Role")
 
+    @pytest.mark.parametrize("verb", ["get", "create"])
+    def test_a_memory_that_cannot_be_kept_is_exit_2_although_the_decision_stands(self, cluster, page, job, verb):
+        cluster.deny(verb, "configmaps")
+        code, word = job("--min-endpoint", "2")
+        assert (code, asked(cluster)) == (2, (2, 2))
+        assert f"may not {verb} configmaps in namespace here" in word
+
     def test_an_api_server_that_is_gone_is_exit_4(self, cluster, page, job):
         cluster.fail(503, times=10_000)
         code, word = job()

@@ -22,7 +22,6 @@ from sla_planner.config import Loaded
 from sla_planner.errors import InfeasibleError, PlannerError, UnreachableError, UsageError
 from sla_planner.logs import setup
 from sla_planner.metrics.exporter import Exporter
-from sla_planner.metrics.scrape import FIRST_READING
 from sla_planner.plan.decision import Reason
 from sla_planner.plan.record import Tick
 from sla_planner.planner_config import PlannerConfig
@@ -150,7 +149,7 @@ class _Loop:
 
     def _tick(self, target: PlannedTarget) -> Tick | None:
         """None: the tick failed, which is logged and must not stop the other targets."""
-        target.words, target.failure = LOST, None
+        target.words = LOST
         try:
             tick = target.tick(time.time())
             if self.exporter:
@@ -168,14 +167,14 @@ class _Loop:
 
 
 def _trouble(target: PlannedTarget, tick: Tick | None) -> PlannerError | None:
-    """Why nothing could be decided or done for a target; None when all went well."""
-    if target.failure is not None:
-        return target.failure
+    """Why nothing could be decided or done for a target, or why the next run will not know of it; None when all went well."""
+    if target.failure is not None or target.forgetful is not None:
+        return target.failure or target.forgetful
     if tick is None:
         return UnreachableError(LOST, hint="run it again")
-    rate = tick.observation.traffic.request_rate_rps
-    if not rate.known and rate.why != FIRST_READING:  # which the first run must have; the next one has two
-        return UnreachableError(f"traffic is unknown: {rate.why}", hint="run it again")
+    traffic = tick.observation.traffic
+    if not traffic.answered:  # what answers and does not tell (no request yet, the first of two readings) is held on and said, and no failure
+        return UnreachableError(f"traffic is unknown: {traffic.request_rate_rps.why}", hint="run it again")
     return None
 
 

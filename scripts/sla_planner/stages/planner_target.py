@@ -73,13 +73,17 @@ class Memory:
 
 
 class PlannedTarget:
-    """A target between ticks. `failure`: why the last tick could not read or write it; `words`: that tick's last line."""
+    """A target between ticks.
+
+    Of the last tick: `failure` is why the target could not be read or written, `forgetful` why its memory could not, `words` the last line.
+    """
 
     def __init__(self, config: TargetConfig, ports: Ports, voice: Voice) -> None:
         """Raises `PlannerError` when it can never work: no profile, bad limits, a memory that may not be read."""
         self.config = config
         self.voice = voice
         self.failure: PlannerError | None = None
+        self.forgetful: PlannerError | None = None
         self.words = ""
         self._ports = ports
         self._complaint = ""  # of the announcer, said once
@@ -98,7 +102,7 @@ class PlannedTarget:
 
     def tick(self, now_s: float) -> Tick:
         self.voice.say("New adjustment interval started!")
-        self.failure = None
+        self.failure = self.forgetful = None
         self._prepare()
         observation, fleet = self._observe(now_s)
         decision, self._memory.state = decide(self.basis.settings, self.basis.engine, self.state, observation)
@@ -202,11 +206,11 @@ class PlannedTarget:
             document["readings"] = self._ports.source.to_state()
         try:
             store.write(document)
-        except StateTaken as error:
-            self.voice.warn(f"The state could not be saved: {error}")
-            self.forget()
         except PlannerError as error:
+            self.forgetful = error
             self.voice.warn(f"The state could not be saved: {error}")
+            if isinstance(error, StateTaken):
+                self.forget()
 
     def _prepare(self) -> None:
         self._recall()
@@ -223,6 +227,7 @@ class PlannedTarget:
             if document is not None:
                 complaint = self._restore(store, document)
         except (UnreachableError, ForbiddenError) as error:
+            self.forgetful = error
             self.voice.warn(f"The state could not be read: {error}")
             return
         self._memory.recalled = True
