@@ -86,6 +86,13 @@ def test_names_are_new_valid_and_short(host):
     assert all(len(name) <= 40 and name == name.lower() and name.replace("-", "").isalnum() and name[-1] != "-" for name in names)
 
 
+def test_the_namespace_and_the_name_fit_one_label(cluster):
+    host = KubernetesHost(cluster.api("a-namespace-of-" + "x" * 30), HOLDER)
+    names = [host.new_name(stem) for stem in ("tp1", "tp1", "tp16-pp2")]
+    assert names == ["sweep-1a2b3c-t", "sweep-1a2b3c-t-2", "sweep-1a2b3c-t-3"]
+    assert all(len(f"{host.api.namespace}-{name}") <= 63 for name in names)
+
+
 def test_an_engine_is_gone_when_its_pods_are(host, cluster):
     engine, name = started(host, cluster)
     removing = threading.Thread(target=lambda: engine.remove(wait=True))

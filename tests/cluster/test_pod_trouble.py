@@ -221,6 +221,16 @@ def test_restarts_before_it_answered_do_not_count():
     assert has_ended(restarts([restarted]), [restarted], Told()) is None
 
 
+def test_what_had_done_its_work_may_end():
+    fetch = container({"terminated": {"exitCode": 0}}, name="fetch")
+    conditions = [{"type": "Ready", "status": "True"}]
+    engine = pod(phase="Running", containers=[container({"running": {}}, ready=True)], initContainerStatuses=[fetch], conditions=conditions)
+    done = pod("prepare-x", phase="Succeeded", containers=[container({"terminated": {"exitCode": 0}})])
+    before = restarts([engine, done])
+    assert has_ended(before, [engine, done], Told()) is None
+    assert has_ended(before, [engine], Told()) is None
+
+
 def test_a_container_that_ended_or_was_started_again_is_its_end():
     def again(now):
         now["status"]["containerStatuses"][0] |= {"restartCount": 1, "lastState": {"terminated": OOM}}

@@ -32,6 +32,7 @@ PATIENCE_S = 90.0  # with the API server: it may be upgraded meanwhile
 GONE_LIMIT_S = 180.0
 
 _ASK_EVERY_S = 0.5
+_LONGEST_LABEL, _SHORTEST_LIMIT = 63, 15
 _PASSIVE = frozenset({"Service", "ConfigMap", "Secret", "ServiceAccount", "PersistentVolumeClaim", "Role", "RoleBinding", "NetworkPolicy"})  # no pods
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ class KubernetesHost:
         remove_leftovers(self.api, self.holder)
 
     def new_name(self, stem: str) -> str:
-        name = re.sub(r"[^a-z0-9-]+", "-", f"sweep-{self.holder.run_id}-{stem}".lower())[: LONGEST_NAME - 3].rstrip("-")
+        # Dynamo's operator labels pods with the namespace and the name together.
+        longest = max(min(LONGEST_NAME, _LONGEST_LABEL - len(self.api.namespace) - 1), _SHORTEST_LIMIT)
+        name = re.sub(r"[^a-z0-9-]+", "-", f"sweep-{self.holder.run_id}-{stem}".lower())[: longest - 3].rstrip("-")
         self._names[name] = number = self._names.get(name, 0) + 1
         return name if number == 1 else f"{name}-{number}"
 

@@ -52,7 +52,7 @@ class Clues(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Restarts:
-    """How often each container of a pod had been restarted when its engine answered first."""
+    """How often each running container of a pod had been restarted when its engine answered first."""
 
     pod: str
     counts: Mapping[str, int]
@@ -97,11 +97,13 @@ def failed(makers: Sequence[Object]) -> Trouble | None:
 
 
 def restarts(pods: Sequence[Object]) -> dict[str, Restarts]:
-    """By uid of the pod."""
-    return {
-        pod["metadata"]["uid"]: Restarts(pod["metadata"]["name"], {one["name"]: int(one.get("restartCount", 0)) for one in _containers(pod)})
-        for pod in _current(pods)
-    }
+    """By uid of the pod. What has done its work by then (init containers, pods of a Job) may end."""
+    found = {}
+    for pod in _current(pods):
+        if _phase(pod) == "Running":
+            running = [one for one in _containers(pod) if "terminated" not in (one.get("state") or {})]
+            found[pod["metadata"]["uid"]] = Restarts(pod["metadata"]["name"], {one["name"]: int(one.get("restartCount", 0)) for one in running})
+    return found
 
 
 def has_ended(before: Mapping[str, Restarts], pods: Sequence[Object], clues: Clues) -> Trouble | None:

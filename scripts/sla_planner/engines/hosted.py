@@ -2,7 +2,7 @@
 
     recipe  --manifests of one engine-->  host  --URL, log, troubles-->  ready: as for every engine (readiness.py)
 
-While it starts, its trouble is looked at every `LOOK_EVERY_S`: one that lasts longer than its patience ends the wait with the host's words, and of a
+While it starts, its trouble is looked at every `LOOK_EVERY_S`, later less often: one that lasts longer than its patience ends the wait with the host's words, and of a
 container that ended with the engine's own. What ends an engine later is known to its host with a delay, so a doubted answer waits `TOLD_WITHIN_S` for
 the news; a closed port `GONE_WITHIN_S`.
 
@@ -27,7 +27,7 @@ from sla_planner.errors import EngineError, UnreachableError, UsageError
 from sla_planner.sweep.host import Host, HostedEngine, Manifests, Trouble
 from sla_planner.sweep.port import Capacity, Deployment, EngineIdentity, Phase, RunningEngine
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S, CLOSELY_FOR_S, LATER_EVERY_S = 1.0, 120.0, 5.0
 SAID_AFTER_S = 3.0  # every engine waits a moment for its pods
 TOLD_WITHIN_S = 5.0
 GONE_WITHIN_S = 15.0
@@ -175,7 +175,7 @@ class _Hosted:
 
     async def _watched(self) -> None:
         """Ends with an `EngineError` when there is nothing to wait for."""
-        kind, since_s, said = "", 0.0, False
+        kind, since_s, said, begun_s = "", 0.0, False, time.monotonic()
         while True:
             outlook = await asyncio.to_thread(self._hosted.look)
             self.url, self._addresses = outlook.url, outlook.addresses
@@ -193,7 +193,7 @@ class _Hosted:
                 if now_s - since_s >= self._patience_s(trouble):
                     await asyncio.to_thread(self._saved_log)
                     raise self._hopeless(trouble)
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S if now_s - begun_s < CLOSELY_FOR_S else LATER_EVERY_S)
 
     def _patience_s(self, trouble: Trouble) -> float:
         """An end that the engine explains, and that will not pass, comes again."""

@@ -122,7 +122,7 @@ class Sweep:
             except EngineError as error:
                 if start == STARTS or error.exit_code != UnreachableError.exit_code:
                     raise
-                self.tell(f"{deployment.label}: starting it again: {error.message}")
+                self.tell(f"{deployment.label}: starting it again: {error.message.removeprefix(f'{deployment.label}: ')}")
         raise AssertionError
 
     def count(self, deployment: Deployment, *, reused: bool) -> None:

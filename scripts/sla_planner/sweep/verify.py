@@ -104,7 +104,8 @@ class _Check:
 
     async def server(self, launcher: Launcher, deployment: Deployment, prefill_mapping: ParallelMapping, *, pair: bool) -> Verification:
         """One server that does both phases: requests alone, then under even load."""
-        goal, label = self.goal, deployment.mapping.label
+        goal, decode = self.goal, deployment.mapping.label
+        label = f"{prefill_mapping.label} + {decode}" if pair else decode
         load = even_load(self.profile, goal, prefill_mapping, pair=pair)
         self.tell(f"verifying {label}: starting")
         async with self._client(launcher, deployment) as (engine, client):
@@ -116,7 +117,7 @@ class _Check:
                 count = _count(load, goal)
                 self.tell(f"verifying {label}: {count} requests at {load.rate_rps:.3g} a second")
                 loaded = await replay(client, _trace(goal, count, load.rate_rps))
-        how = "the picked pair" if pair else f"one {label} engine for both phases"
+        how = "the picked pair" if pair else f"one {decode} engine for both phases"
         verification = self._judged(prefill_mapping, alone, loaded, load, how)
         if isinstance(second, PlannerError):
             return replace(verification, warnings=(*verification.warnings, f"not measured by aiperf: {second}"))
