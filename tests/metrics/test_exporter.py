@@ -37,7 +37,7 @@ TWO_READY = WorkerCounts(ready=2, starting=1)
 
 
 def tick(target="llama", *, known=True, prefill=TWO_READY, prefill_wanted=3, data_age_s=0.0):
-    traffic = unknown_traffic(0.0, 15.0, "no answer")
+    traffic = unknown_traffic(0.0, 15.0, "no answer", answered=known)
     if known:
         traffic = dataclasses.replace(
             traffic,
@@ -170,7 +170,7 @@ def test_health_is_lost_when_no_target_ticks(exporter, clock):
 
 def test_ready_once_traffic_has_been_known(exporter):
     exporter.update(tick(known=False))
-    assert probe(exporter, "/readyz") == (503, "traffic has not been known yet")
+    assert probe(exporter, "/readyz") == (503, "no metrics have answered yet")
     exporter.update(tick())
     exporter.update(tick(known=False))
     assert probe(exporter, "/readyz") == (200, "ok")

@@ -288,6 +288,14 @@ class TestOnce:
         assert code == 4
         assert error.startswith("error: target dead: traffic is unknown: http://127.0.0.1:9/metrics: no answer (ConnectionError); 1 more")
 
+    def test_metrics_that_answer_and_tell_nothing_are_held_on_and_are_no_failure(self, in_process, engine, tmp_path):
+        place = ["--virtual-target", f"file:{tmp_path / 'fleet.json'}", "--state", tmp_path / "state.json", "--once"]
+        for _ in range(2):  # the page is a Dynamo frontend's, and has no series of vLLM's
+            assert in_process("--scrape-url", engine, "--metrics", "vllm", *place, *PROFILE) == (0, "")
+        (available,) = [each for each in document(tmp_path / "state.json")["status"]["conditions"] if each["type"] == "MetricsAvailable"]
+        assert available["status"] == "False"
+        assert "no series vllm:" in available["message"]
+
     def test_a_promise_that_cannot_be_kept_is_exit_3_and_a_best_effort(self, in_process, engine, tmp_path):
         place = [
             "--scrape-url",

@@ -2,7 +2,7 @@
 
     /metrics   the last tick of every target. A quantity that is not a value is absent: not 0, not the number of an earlier tick
     /healthz   200 while every target ticked within the last `STALE_INTERVALS` intervals (a failed tick is a tick), else 503 and the reason
-    /readyz    200 once the traffic of any target has been known or while another planner acts, else 503 and the reason
+    /readyz    200 once the metrics of any target have answered, or while another planner acts, else 503 and the reason
 
 Every series carries `target`; what belongs to one role carries `role`. `dynamo_*` are the names of Dynamo's SLA planner demo.
 """
@@ -125,7 +125,7 @@ class Exporter(Collector):
         self._latest: dict[str, tuple[Tick, float]] = {}  # with the time of `update`
         self._failing: set[str] = set()
         self._outcomes: Counter[tuple[str, str]] = Counter()
-        self._traffic_known = False
+        self._answered = False
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         self._server = _listen(host, port, self._answer)
@@ -139,7 +139,7 @@ class Exporter(Collector):
         with self._lock:
             self._latest[tick.target] = tick, self._clock()
             self._failing.discard(tick.target)
-            self._traffic_known = self._traffic_known or known
+            self._answered = self._answered or tick.observation.traffic.answered
             self._note(tick.target, outcome)
 
     def fail(self, target: str) -> None:
@@ -152,7 +152,7 @@ class Exporter(Collector):
         """Count an interval in which another planner acted for `target`: nothing is shown of it, and there is nothing to wait for."""
         with self._lock:
             self._failing.add(target)
-            self._traffic_known = True
+            self._answered = True
             self._note(target, "standby")
 
     def close(self) -> None:
@@ -209,7 +209,7 @@ class Exporter(Collector):
         return f"{last} {age_s:.0f} s ago; the interval is {self._interval_s:g} s"
 
     def _unready(self) -> str:
-        return "" if self._traffic_known else "traffic has not been known yet"
+        return "" if self._answered else "no metrics have answered yet"
 
 
 def _listen(host: str, port: int, answer: Callable[[str], tuple[HTTPStatus, str, bytes]]) -> ThreadingHTTPServer:

@@ -76,7 +76,7 @@ class PrometheusSource:
             start_s, elapsed_s = self._span(at_s, window_s)
             before, after = self._readings(start_s), self._readings(at_s)
         except UnreachableError as error:
-            return unknown_traffic(at_s, window_s, error.message)
+            return unknown_traffic(at_s, window_s, error.message, answered=False)
         gained: dict[Series, float] = {}
         known = before.keys() & after.keys()
         for server in known:

@@ -30,7 +30,6 @@ from sla_planner.model.metric_family import Measure, MetricFamily
 from sla_planner.plan.observation import TrafficWindow, unknown_traffic
 
 MAX_STRETCH = 4.0
-FIRST_READING = "first reading: a window needs two"
 TIMEOUT_S = 2.0  # of connecting, and of waiting for bytes; a /metrics that takes longer is not well
 PAGE_S = 5.0  # of the whole page: a server that drips bytes must not hold its target
 _ACCEPT = {"Accept": "text/plain; version=0.0.4"}
@@ -88,10 +87,10 @@ class ScrapeSource:
         try:
             self.poll(at_s)
         except UnreachableError as error:
-            return unknown_traffic(at_s, window_s, error.message)
+            return unknown_traffic(at_s, window_s, error.message, answered=False)
         if since_s is None:
             self._begin(at_s)
-            return unknown_traffic(at_s, window_s, FIRST_READING)
+            return unknown_traffic(at_s, window_s, "first reading: a window needs two")
         elapsed_s = at_s - since_s
         if not 0 < elapsed_s <= MAX_STRETCH * window_s:
             self._begin(at_s)

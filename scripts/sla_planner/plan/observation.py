@@ -84,6 +84,7 @@ class TrafficWindow:
     kv_usage: Quantity  # mean over decode workers, 0..1
     isl_lengths: LengthHistogram | None = None
     osl_lengths: LengthHistogram | None = None
+    answered: bool = True  # the source was there; what it does not tell is unknown all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,8 @@ class Observation:
     decode: WorkerCounts | None
 
 
-def unknown_traffic(at_s: float, window_s: float, why: str) -> TrafficWindow:
-    """A window in which nothing could be measured."""
+def unknown_traffic(at_s: float, window_s: float, why: str, *, answered: bool = True) -> TrafficWindow:
+    """A window in which nothing could be measured. `answered`: although its source was there."""
     unknown = Quantity.unknown(why)
     return TrafficWindow(
         at_s=at_s,
@@ -137,4 +138,5 @@ def unknown_traffic(at_s: float, window_s: float, why: str) -> TrafficWindow:
         queued_prefill_requests=unknown,
         running_decode_requests=unknown,
         kv_usage=unknown,
+        answered=answered,
     )
