@@ -24,7 +24,7 @@ _HINTS = {
     "volume": "look at the claim: kubectl describe pvc",
 }
 _MEND = "mend that, or raise --start-limit-s"
-_KILLED = (137, 143)  # exit codes
+_NO_FAULT = (0, 137, 143)  # exit codes: it has had enough, or was killed
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Doctor:
             return None
         trouble = keeps_from_running([pod], self, gpu_wait_s=0)
         codes = [((each.get("state") or {}).get("terminated") or {}).get("exitCode") for each in status.get("containerStatuses") or ()]
-        if trouble and trouble.crashed and not any(code in _KILLED for code in codes):
+        if trouble and trouble.crashed and not any(code in _NO_FAULT for code in codes):
             return _given_up(f"the access pod has failed: {_said(trouble)}", trouble)
         why = trouble.what if trouble else f"exit code {next(iter(codes), '?')}"
         return AccessEnded(f"the access pod {name} has ended: {why}", hint="the same command goes on from here")
