@@ -120,7 +120,7 @@ class Serving:
         for name in (*ROLES, "frontend"):
             self.namespace.wait(f"deployment/{name}", "condition=Available")
         if form.continuous:
-            self.until("MetricsAvailable", "True")
+            self.until("Ready" if form.engines else "MetricsAvailable", "True")  # a frontend of engines counts nothing before its first request
 
     def install(self, form: Form = Form(), **settings: Any) -> None:
         """The manifests alone."""
@@ -252,11 +252,14 @@ class Serving:
     def once(self, name: str) -> Document:
         """A Job made from the CronJob: how its container ended. `said` is its log then."""
         self.namespace.kubectl("create", "job", name, "--from=cronjob/planner")
-        self.namespace.until(f"job/{name}", lambda job: any(each["type"] in ("Complete", "Failed") for each in job["status"].get("conditions", ())))
-        pods = json.loads(self.namespace.kubectl("get", "pods", f"--selector=job-name={name}", "--output=json"))["items"]
-        assert len(pods) == 1, "it was not repeated"
-        self.said = node.messages(self.namespace.logs(f"job/{name}"))
-        ended: Document = pods[0]["status"]["containerStatuses"][0]["state"]["terminated"]
+        return self.ended(name)
+
+    def ended(self, job: str) -> Document:
+        """The same of any Job."""
+        self.namespace.until(f"job/{job}", lambda job: any(each["type"] in ("Complete", "Failed") for each in job["status"].get("conditions", ())))
+        (pod,) = json.loads(self.namespace.kubectl("get", "pods", f"--selector=job-name={job}", "--output=json"))["items"]
+        self.said = node.messages(self.namespace.logs(f"job/{job}"))
+        ended: Document = pod["status"]["containerStatuses"][0]["state"]["terminated"]
         return ended
 
     @contextmanager

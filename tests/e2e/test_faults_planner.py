@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +72,7 @@ def test_without_prometheus_the_fleet_is_held(serving: Serving, namespace: Names
 
 
 def test_a_planner_that_is_killed_again_and_again_scales_once(serving: Serving, namespace: Namespace, control_plane: ControlPlane) -> None:
-    """By SIGKILL to its process and by deleting its pod, at moments of a tick that a seed picks, while the load rises and while the grace period runs."""
+    """Its process and its pod, at moments of a tick that a seed picks, while the load rises and while the grace period runs."""
     moments = random.Random(7)
     serving.deploy(adjustment_interval=2, max_prefill_replicas=12, max_decode_replicas=12, grace_s=10)
     with serving.journal() as journal:
