@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
-from aiohttp import WSMsgType, web
+from aiohttp import ClientSession, WSMsgType, web
 from kubernetes.client.configuration import Configuration
 
 from sla_planner.cluster.api import KubernetesApi
@@ -22,9 +22,10 @@ Behaviour = Callable[[web.WebSocketResponse, list[str]], Awaitable[None]]
 
 @dataclass
 class ExecStandIn:
-    """`behaviour` is what happens behind a connection; `refuse`: HTTP status and message instead of one."""
+    """`behaviour` is what happens behind a connection; `refuse`: HTTP status and message instead of one. All that is no exec goes on to `behind`."""
 
     url: str = ""
+    behind: str = ""
     behaviour: Behaviour | None = None
     refuse: tuple[int, str] | None = None
     asked: list[web.Request] = field(default_factory=list)
@@ -45,6 +46,15 @@ class ExecStandIn:
         assert self.behaviour is not None
         await self.behaviour(connection, request.query.getall("command"))
         return connection
+
+    async def pass_on(self, request: web.Request) -> web.StreamResponse:
+        body, headers = await request.read(), {"Content-Type": request.headers.get("Content-Type", "")}
+        async with ClientSession() as session, session.request(request.method, self.behind + request.path_qs, data=body, headers=headers) as answer:
+            response = web.StreamResponse(status=answer.status)
+            await response.prepare(request)
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+        return response
 
 
 async def run_program(connection: web.WebSocketResponse, command: list[str]) -> None:
@@ -68,13 +78,15 @@ async def run_program(connection: web.WebSocketResponse, command: list[str]) -> 
         stdin.close()
 
     feeding = asyncio.ensure_future(feed(process.stdin))
-    with contextlib.suppress(ConnectionError):
-        await asyncio.gather(forward(process.stdout, STDOUT), forward(process.stderr, STDERR))
-    code = await process.wait()
-    with contextlib.suppress(ConnectionError):
-        await connection.send_bytes(STATUS + json.dumps(status_of(code)).encode())
-        await connection.close()
-    feeding.cancel()
+    try:
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(forward(process.stdout, STDOUT), forward(process.stderr, STDERR))
+            code = await process.wait()
+            await connection.send_bytes(STATUS + json.dumps(status_of(code)).encode())
+            await connection.close()
+    finally:
+        feeding.cancel()
+        process._transport.close()  # type: ignore[attr-defined]  # kills it if it still runs
 
 
 def status_of(code: int) -> dict[str, object]:
@@ -87,11 +99,12 @@ def status_of(code: int) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def exec_stand_in() -> Iterator[ExecStandIn]:
+def exec_stand_in(behind: str = "") -> Iterator[ExecStandIn]:
     """One on a free loopback port, for as long as the block lasts."""
-    stand_in, loop, started = ExecStandIn(behaviour=run_program), asyncio.new_event_loop(), threading.Event()
+    stand_in, loop, started = ExecStandIn(behind=behind, behaviour=run_program), asyncio.new_event_loop(), threading.Event()
     application = web.Application()
     application.router.add_get("/api/v1/namespaces/{namespace}/pods/{pod}/exec", stand_in.answer)
+    application.router.add_route("*", "/{rest:.*}", stand_in.pass_on)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
 
     async def start() -> None:
