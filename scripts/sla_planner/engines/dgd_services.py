@@ -12,13 +12,12 @@ Source: the resource definitions of Dynamo's operator.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from typing import Any
 
 from sla_planner.errors import UsageError
-from sla_planner.sweep.host import GPU
+from sla_planner.sweep.host import GPU, WHOLE_GPU
 from sla_planner.sweep.port import Phase
 
 KIND = "DynamoGraphDeployment"
@@ -26,7 +25,6 @@ KIND = "DynamoGraphDeployment"
 _ALPHA, _BETA = "nvidia.com/v1alpha1", "nvidia.com/v1beta1"
 _NO_WORKER = frozenset({"frontend", "planner", "epp"})
 _WORKER_ROLES = frozenset({Phase.PREFILL, Phase.DECODE})
-_WHOLE_GPU = re.compile(r"[\w.-]+/gpu|[\w.]+/(?:i915|xe)")
 _OF_A_FLEET = ("autoscaling", "scalingAdapter", "minAvailable")
 
 
@@ -218,7 +216,7 @@ def _gpu_places(resources: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, A
     for kind in ("limits", "requests"):
         amounts = resources.get(kind)
         if isinstance(amounts, dict):
-            found = [key for key in amounts if isinstance(key, str) and (key == "gpu" or _WHOLE_GPU.fullmatch(key))]
+            found = [key for key in amounts if isinstance(key, str) and (key == "gpu" or WHOLE_GPU.fullmatch(key))]
             yield from ((kind, amounts, key) for key in found)
 
 

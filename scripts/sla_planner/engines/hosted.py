@@ -2,9 +2,9 @@
 
     recipe  --manifests of one engine-->  host  --URL, log, troubles-->  ready: as for every engine (readiness.py)
 
-While it starts, its trouble is looked at every `LOOK_EVERY_S`, later less often: one that lasts longer than its patience ends the wait with the host's
-words, and of a container that ended with the engine's own. What ends an engine later is known to its host with a delay, so a doubted answer waits
-`TOLD_WITHIN_S` for the news; a closed port `GONE_WITHIN_S`.
+While it starts, its trouble is looked at every `LOOK_EVERY_S`, later less often: one that lasts longer than its patience ends the wait with the words
+of the host, and of a container that ended with the engine's own. What ends an engine later is known to its host with a delay, so a doubted answer
+waits `TOLD_WITHIN_S` for the news; a closed port `GONE_WITHIN_S`.
 
 The host's calls block, so they run in threads; those that make or remove something run to their end, also when the sweep is stopped meanwhile.
 """

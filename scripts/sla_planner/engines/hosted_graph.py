@@ -6,7 +6,6 @@ PairRecipe     a frontend, a prefill and a decode worker, each at the mapping th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
@@ -16,12 +15,10 @@ from sla_planner.engines.dgd import Document, derive, derive_pair, frontend_name
 from sla_planner.engines.hosted import manifest_file, shown_name
 from sla_planner.errors import UsageError
 from sla_planner.model.profile import ParallelMapping
-from sla_planner.sweep.host import GPU, Manifests
+from sla_planner.sweep.host import GPU, WHOLE_GPU, Manifests
 from sla_planner.sweep.port import Deployment
 
 GRAPH_LABEL = "nvidia.com/dynamo-graph-deployment-name"  # the operator's, on every pod of a graph
-
-_GPU_KEY = re.compile(r"[\w.-]+/gpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ class PairRecipe:
 
 
 def _manifests(document: Document, name: str, port: int | None) -> Manifests:
-    resource = next((key for key in _keys(document) if _GPU_KEY.fullmatch(key)), GPU)
+    resource = next((key for key in _keys(document) if WHOLE_GPU.fullmatch(key)), GPU)
     service = f"{name}-{frontend_name(document).lower()}"
     return Manifests(name, (document,), f"{GRAPH_LABEL}={name}", service, port, gpus_of_pods(document), resource)
 

@@ -22,7 +22,7 @@ from sla_planner.engines.dgd import to_yaml
 from sla_planner.engines.dgd_services import unshared
 from sla_planner.engines.hosted import manifest_file, shown_name
 from sla_planner.errors import UsageError
-from sla_planner.sweep.host import GPU, Manifests
+from sla_planner.sweep.host import GPU, WHOLE_GPU, Manifests
 from sla_planner.sweep.port import Deployment
 
 ENGINE_LABEL = "slaplanner.io/engine"
@@ -30,7 +30,6 @@ PLACEHOLDERS = ("name", "tp", "pp", "dp", "ep", "gpus", "port", "model", "phase"
 DEFAULT_PORT = 8000
 
 _PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}|(?<!\$)\{([a-z_]+)\}")
-_GPU_KEY = re.compile(r"[\w.-]+/gpu|[\w.]+/(?:i915|xe)")
 _KNOWN = "known: " + ", ".join(f"{{{name}}}" for name in PLACEHOLDERS) + "; one that is meant as such is written {{so}}"
 _ASKED_FOR_BY = {"model": "--model", "image": "--image"}  # values that only a user has
 
@@ -183,7 +182,7 @@ def _gpu_amounts(value: Any) -> dict[str, int]:
     """Everything under `value` that counts GPUs."""
     found: dict[str, int] = {}
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        if isinstance(key, str) and _GPU_KEY.fullmatch(key) and str(inner).isdecimal():
+        if isinstance(key, str) and WHOLE_GPU.fullmatch(key) and str(inner).isdecimal():
             found[key] = int(inner)
         else:
             found |= _gpu_amounts(inner)

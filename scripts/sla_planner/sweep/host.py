@@ -11,11 +11,13 @@ All of it blocks for the round trips that it takes: call it in threads. An engin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 GPU = "nvidia.com/gpu"
+WHOLE_GPU = re.compile(r"[\w.-]+/gpu|[\w.]+/(?:i915|xe)")  # resources of all makers that count whole GPUs
 
 
 @dataclass(frozen=True, slots=True)
