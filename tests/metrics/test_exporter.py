@@ -135,6 +135,17 @@ def test_ticks_are_counted_by_what_came_of_them(exporter):
     assert counts == {"applied": 2.0, "nothing": 1.0, "unknown": 1.0, "failed": 1.0}
 
 
+def test_a_planner_that_stands_by_is_healthy_ready_and_shows_nothing(exporter, clock):
+    assert probe(exporter, "/readyz")[0] == 503
+    for _ in range(5):
+        exporter.stand_by("llama")
+        clock.now += 40.0
+    assert probe(exporter, "/healthz") == probe(exporter, "/readyz") == (200, "ok")
+    seen = samples(exporter)
+    assert ("slaplanner_desired_replicas", "prefill") not in seen
+    assert seen["slaplanner_ticks_total", "standby"] == 5.0
+
+
 def test_a_failed_tick_hides_old_numbers_and_the_age_goes_on_growing(exporter, clock):
     exporter.update(tick(data_age_s=5.0))
     clock.now += 20.0
