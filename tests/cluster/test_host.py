@@ -148,6 +148,8 @@ def test_one_of_the_same_name_that_is_not_ours_is_left_alone(host, cluster):
     cluster.put({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "engine"}})
     with pytest.raises(EngineError, match="already exists"):
         host.start(manifests("engine"))
+    assert cluster.names("services") == ["engine"]
+    assert cluster.names("configmaps") == []
 
 
 def test_an_api_server_that_comes_back_costs_nothing(host, cluster):

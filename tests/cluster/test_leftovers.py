@@ -26,7 +26,9 @@ def cluster():
 
 def left(cluster, holder):
     """An engine of `holder`."""
-    for document in (record_of("engine", (SERVICE, DEPLOYMENT), holder, "0.1.0"), DEPLOYMENT, SERVICE):
+    labels = {"slaplanner.io/engine": "engine"}
+    made = [{**document, "metadata": {"name": "engine", "labels": labels}} for document in (DEPLOYMENT, SERVICE)]
+    for document in (record_of("engine", (SERVICE, DEPLOYMENT), holder, "0.1.0"), *made):
         cluster.put(document)
 
 
@@ -116,6 +118,14 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(cluster):
     cluster.deny("delete", "deployments")
     remove_leftovers(cluster.api(), MINE, NOW)
     assert what_is_left(cluster) == ["engine"]  # the cluster removes what its record owned
+
+
+def test_one_of_the_same_name_that_was_not_made_for_it_stays(cluster):
+    left(cluster, Holder("old", "sweep-1", "uid-1"))
+    cluster.put(SERVICE)
+    remove_leftovers(cluster.api(), MINE, NOW)
+    assert what_is_left(cluster) == ["engine"]
+    assert cluster.names("services") == ["engine"]
 
 
 def test_who_holds_a_record_is_written_on_it():

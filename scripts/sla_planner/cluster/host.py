@@ -22,9 +22,9 @@ from sla_planner.cluster.api import Conflict, KubernetesApi, NotFound, Selector
 from sla_planner.cluster.free_gpus import fits_now, gpus_of_nodes, never_fits
 from sla_planner.cluster.host_rights import Right, check_rights, rights_of
 from sla_planner.cluster.host_service import address, url_of
-from sla_planner.cluster.leftovers import ENGINE_LABEL, Holder, record_of, remove_leftovers
+from sla_planner.cluster.leftovers import ENGINE_LABEL, Holder, delete_own, record_of, remove_leftovers
 from sla_planner.cluster.pod_trouble import Restarts, failed, has_ended, keeps_from_running, refused, restarts, silent
-from sla_planner.cluster.resources import CONFIG_MAPS, EVENTS, PODS, SERVICES, Object, Resource, name_of
+from sla_planner.cluster.resources import CONFIG_MAPS, EVENTS, PODS, SERVICES, Object, Resource, labels_of, name_of
 from sla_planner.errors import EngineError, ForbiddenError, PlannerError, UnreachableError, UsageError
 from sla_planner.sweep.host import LONGEST_NAME, Manifests, Outlook, Trouble
 
@@ -151,7 +151,7 @@ class KubernetesHost:
                     found = self.api.get(resource, body["metadata"]["name"])
                 except NotFound:  # a quota changed meanwhile
                     raise UnreachableError(f"the cluster is too busy to make {name_of(body)}") from None
-                if (found["metadata"].get("labels") or {}).get(ENGINE_LABEL) != body["metadata"]["labels"][ENGINE_LABEL]:
+                if labels_of(found).get(ENGINE_LABEL) != labels_of(body)[ENGINE_LABEL]:
                     raise
                 return found
 
@@ -198,13 +198,13 @@ class KubernetesEngine:
 
     def remove(self, *, wait: bool) -> None:
         """Raises `ForbiddenError`; what the API server is away for is left to the next sweep, which is said."""
-        host, name = self._host, self._manifests.name
+        name = self._manifests.name
         try:
             for document in reversed(self._manifests.documents):
-                self._delete(document)
+                self._delete(document, document["metadata"]["name"])
             if wait and not self._is_gone_within(GONE_LIMIT_S):
                 log.warning("%s: its pods are still there after %g s; their GPUs may stay in use", name, GONE_LIMIT_S)
-            host.patiently(lambda: host.api.delete(CONFIG_MAPS, name))
+            self._delete({"apiVersion": "v1", "kind": "ConfigMap"}, name)
         except UnreachableError as error:
             log.warning("The engine %s may be left; the next sweep removes it: %s", name, error)
 
@@ -245,9 +245,8 @@ class KubernetesEngine:
             service = fronts[0]
         return url_of(service, api.namespace, manifests.port)
 
-    def _delete(self, document: Mapping[str, Any]) -> None:
-        api = self._host.api
-        self._host.patiently(lambda: api.delete(api.resource_of(document), document["metadata"]["name"]))
+    def _delete(self, one: Mapping[str, Any], name: str) -> None:
+        self._host.patiently(lambda: delete_own(self._host.api, one, name, self._manifests.name))
 
     def _read_logs(self, pod: Object) -> None:
         name = pod["metadata"]["name"]

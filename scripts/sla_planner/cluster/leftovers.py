@@ -97,20 +97,32 @@ def remove_leftovers(api: KubernetesApi, holder: Holder, now: datetime | None = 
         name, held_by = record["metadata"]["name"], annotations_of(record).get(HOLDER, "")
         if _is_over(api, held_by, holder, now or datetime.now(UTC)):
             log.info("Removing the engine %s, left by a sweep that is over (%s)", name, held_by or "nobody")
-            remove_recorded(api, record)
+            _remove_recorded(api, record)
         elif held_by.startswith("host/"):
             run = labels_of(record).get(RUN_LABEL, "")
             log.warning("The engine %s is of a sweep on another machine (%s); if that is over: kubectl delete configmap %s", name, run, name)
 
 
-def remove_recorded(api: KubernetesApi, record: Object) -> None:
+def delete_own(api: KubernetesApi, one: Mapping[str, Any], name: str, engine: str) -> None:
+    """The object `name` of the kind of `one`, if it is the one that was made for `engine`."""
+    resource = api.resource_of(one)
+    try:
+        found = api.get(resource, name)
+    except NotFound:
+        return
+    if labels_of(found).get(ENGINE_LABEL) == engine:
+        api.delete(resource, name, uid=found["metadata"]["uid"])
+
+
+def _remove_recorded(api: KubernetesApi, record: Object) -> None:
     """The objects of a record, then the record. What it owns goes with it in any case; this is faster."""
+    engine = record["metadata"]["name"]
     for one in reversed(_listed(record)):
         try:
-            api.delete(api.resource_of(one), one["name"])
+            delete_own(api, one, one["name"], engine)
         except PlannerError as error:
             log.warning("%s/%s is left to the cluster's garbage collector: %s", one["kind"], one["name"], error)
-    api.delete(CONFIG_MAPS, record["metadata"]["name"], uid=record["metadata"].get("uid", ""))
+    delete_own(api, record, engine, engine)
 
 
 def _is_over(api: KubernetesApi, held_by: str, holder: Holder, now: datetime) -> bool:
