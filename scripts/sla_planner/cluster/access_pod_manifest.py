@@ -16,7 +16,7 @@ from sla_planner.cluster.resources import Object
 CONTAINER = "volume"
 ROLE_LABEL, RUN_LABEL, ACCESS_ROLE = "slaplanner.io/role", "slaplanner.io/run-id", "volume-access"
 DEADLINE_S = 6 * 3600
-KEPT_S = 60  # after its end, for who wants to know why
+KEPT_S = 30  # after its end, for who wants to know why
 
 _USER = 65532
 

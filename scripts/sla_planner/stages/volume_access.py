@@ -32,7 +32,7 @@ KEEPER_NAME = "sla-planner-volume"
 ALONE_S = 90  # longer than all the pauses between attempts
 AGENT = ("python", "-m", "sla_planner.volume.agent", ROOT, KEEPER_NAME)
 KEEPER = ("python", "-m", "sla_planner.volume.keeper", KEEPER_NAME, str(ALONE_S))
-SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _GROUP_WRITES = 0o002  # as the agent of an access pod: pods share a group on the volume, not always a user
 
 log = logging.getLogger(__name__)
@@ -110,12 +110,12 @@ def _mounted_at(config: VolumeConfig) -> Path | None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """A signal becomes what Ctrl-C is, so that whatever is open is closed and removed; in the end an `InterruptedRun`."""
-    by = "Ctrl-C"
+    """A signal, Ctrl-C among them, ends what is under way once, so that whatever is open is closed and removed; in the end an `InterruptedRun`."""
+    by = ""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal by
-        by = signal.Signals(number).name
+        by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)  # it is ending already
         raise KeyboardInterrupt
