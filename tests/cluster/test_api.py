@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kubernetes.config import ConfigException
 from tests.cluster.api_stand_in import ApiStandIn, api_stand_in
 
 from sla_planner.cluster.api import Conflict, KubernetesApi, NotFound, Selector, connect
@@ -194,3 +195,29 @@ def test_pages_are_joined(cluster: ApiStandIn, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(KubernetesApi, "_json", page)
     assert [each["metadata"]["name"] for each in api.all_of(PODS)] == ["p1", "p2"]
     assert asked[1]["continue"] == "more"
+
+
+def test_what_is_no_api_server_is_unreachable(cluster: ApiStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "answer", lambda *_: (200, "<html>sign in</html>"))
+    with pytest.raises(UnreachableError, match="answers, but not as a Kubernetes API does"):
+        cluster.api().get(CONFIG_MAPS, "a")
+
+
+def test_a_token_that_cannot_be_read_anew_is_told(cluster: ApiStandIn) -> None:
+    def gone(_configuration: object) -> None:
+        raise ConfigException("Service token file does not exist.")
+
+    api = cluster.api()
+    api.configuration.api_key["BearerToken"] = "bearer old"
+    api.configuration.refresh_api_key_hook = gone
+    with pytest.raises(ForbiddenError, match="who we are cannot be told: Service token file does not exist"):
+        api.get(CONFIG_MAPS, "a")
+
+
+def test_a_kubeconfig_that_is_no_yaml_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config"
+    file.write_text("clusters: [")
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(UsageError, match="no cluster to talk to"):
+        connect()

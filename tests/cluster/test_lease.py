@@ -156,3 +156,17 @@ def test_it_is_kept_in_the_background_until_it_is_released(cluster: ApiStandIn) 
     assert cluster.wait(lambda: spec(cluster)["renewTime"] != before)
     one.release()
     assert spec(cluster)["holderIdentity"] == ""
+
+
+def test_it_goes_with_the_config_map_that_is_installed(cluster: ApiStandIn, clock: Clock) -> None:
+    found = cluster.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "status"}})
+    Leadership(cluster.api(), "planner", identity="a", clock=clock, config_map="status").attempt()
+    lease = cluster.get("leases", "planner")
+    assert lease is not None
+    assert [(owner["kind"], owner["uid"]) for owner in lease["metadata"]["ownerReferences"]] == [("ConfigMap", found["metadata"]["uid"])]
+
+
+def test_it_can_be_had_where_that_is_not_there(cluster: ApiStandIn, clock: Clock) -> None:
+    one = Leadership(cluster.api(), "planner", identity="a", clock=clock, config_map="status")
+    one.attempt()
+    assert one.held

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 from functools import reduce
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from tests.stages.frontend_page import INTERVAL_S, RESTARTED, SCRIPT, START_S, f
 
 from sla_planner.cluster.virtual import open_virtual_client, open_virtual_target
 from sla_planner.errors import PlannerError
+from sla_planner.model.profile import slowed
 from sla_planner.plan.record import Carried, Tick
 from sla_planner.planner_config import TargetConfig
 from sla_planner.stages.planner_open import open_target
 from sla_planner.stages.planner_target import NO_OPERATION
-from sla_planner.store.profile_files import sample_profile_dir
+from sla_planner.store.profile_files import read_profile, sample_profile_dir, write_npz_tree
 from sla_planner.store.state_file import StateFile
 
 FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -150,6 +152,29 @@ class TestActing:
         opened(page, tmp_path / "fleet.json", alone=False, name="chat").tick(START_S)
         assert all(line.startswith("[chat] ") for line in caplog.messages)
         assert {record.target for record in caplog.records} == {"chat"}
+
+
+class TestANewProfile:
+    def test_is_taken_while_the_planner_runs(self, page, tmp_path, caplog):
+        shutil.copytree(sample_profile_dir(), tmp_path / "profile")
+        target = opened(page, tmp_path / "fleet.json", profile_results_dir=tmp_path / "profile")
+        target.tick(START_S)
+        before = target.basis.engine.prefill.ttft_ms(3000)
+        write_npz_tree(slowed(read_profile(sample_profile_dir()), 2.0), tmp_path / "profile")
+        target.tick(START_S + INTERVAL_S)
+        assert "there is a new profile: starting afresh" in caplog.text
+        assert target.basis.engine.prefill.ttft_ms(3000) == pytest.approx(2 * before, rel=0.01)
+
+    def test_that_is_of_no_use_leaves_the_old_one(self, page, tmp_path, caplog):
+        shutil.copytree(sample_profile_dir(), tmp_path / "profile")
+        target = opened(page, tmp_path / "fleet.json", profile_results_dir=tmp_path / "profile")
+        target.tick(START_S)
+        engine = target.basis.engine
+        (tmp_path / "profile" / "profile.json").write_text("{")
+        for index in (1, 2):
+            target.tick(START_S + index * INTERVAL_S)
+        assert target.basis.engine is engine
+        assert caplog.text.count("Going on with the profile of before") == 1
 
 
 class TestRestoring:

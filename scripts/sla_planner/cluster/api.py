@@ -33,6 +33,7 @@ import urllib3
 from kubernetes.client.configuration import Configuration
 from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config
+from yaml import YAMLError
 
 from sla_planner.cluster.resources import PODS, Object, Resource, known_resource
 from sla_planner.errors import ForbiddenError, PlannerError, UnreachableError, UsageError
@@ -218,7 +219,12 @@ class KubernetesApi:
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None, content_type: str = "application/json"
     ) -> Object:
         response = self._answer(method, path, query or {}, body=body, content_type=content_type)
-        found: Object = json.loads(response.data)
+        try:
+            found = json.loads(response.data)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise UnreachableError(f"{self.configuration.host} answers, but not as a Kubernetes API does", hint="check what stands before it")
         return found
 
     def _answer(
@@ -238,10 +244,10 @@ class KubernetesApi:
         give_up_s = time.monotonic() + self._patience_s
         pause_s = _FIRST_PAUSE_S
         while True:
-            if authorization := self.authorization():
-                headers["Authorization"] = authorization
             trouble: PlannerError
             try:
+                if authorization := self.authorization():
+                    headers["Authorization"] = authorization
                 response = self._pool.request(
                     method,
                     url,
@@ -251,6 +257,8 @@ class KubernetesApi:
                     retries=False,
                     preload_content=not stream,
                 )
+            except ConfigException as error:  # a token that is read anew
+                raise ForbiddenError(f"who we are cannot be told: {error}", hint="renew the token or the kubeconfig") from None
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 trouble = self._unreachable(error)
                 again = method == "GET" or isinstance(error, urllib3.exceptions.NewConnectionError)
@@ -311,7 +319,7 @@ def connect(*, namespace: str | None = None, context: str | None = None, patienc
         load_kube_config(file, context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
         contexts, current = list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
         current = next((each for each in contexts if each["name"] == context), current)
-    except (ConfigException, OSError, ValueError, TypeError, AttributeError) as error:
+    except (ConfigException, YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"no cluster to talk to: {reason}", hint=f"run in a pod, or make {file} a kubeconfig with a current context") from None
     own = str((current or {}).get("context", {}).get("namespace") or "default")

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sla_planner.cluster.api import Conflict, KubernetesApi, NotFound
-from sla_planner.cluster.resources import LEASES, Object
+from sla_planner.cluster.resources import CONFIG_MAPS, LEASES, Object
 from sla_planner.errors import PlannerError
 
 DURATION_S = 15
@@ -28,10 +28,14 @@ RETRY_S = 2.0
 
 
 class Leadership:
-    """Of the Lease `name`. `clock`: monotonic seconds. `start` keeps it in a thread of its own until `release`; `attempt` is one step of it."""
+    """Of the Lease `name`, which goes with the ConfigMap `config_map` that is installed. `clock`: monotonic seconds. `start` keeps it in a thread of its
+    own until `release`; `attempt` is one step of it."""
 
-    def __init__(self, api: KubernetesApi, name: str, *, identity: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, api: KubernetesApi, name: str, *, identity: str = "", config_map: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.name = name
+        self._config_map = config_map
         self.identity = identity or os.environ.get("POD_NAME") or f"{os.uname().nodename}_{secrets.token_hex(4)}"
         self._api = api
         self._clock = clock
@@ -127,9 +131,23 @@ class Leadership:
         return {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,
-            "metadata": {"name": self.name, "labels": {**labels, "app.kubernetes.io/managed-by": "sla-planner"}},
+            "metadata": {
+                "name": self.name,
+                "labels": {**labels, "app.kubernetes.io/managed-by": "sla-planner"},
+                "ownerReferences": self._owners(),
+            },
             "spec": self._renewed({}, taken=False),
         }
+
+    def _owners(self) -> list[Object]:
+        """What is made at run time must not outlast what is installed."""
+        if not self._config_map:
+            return []
+        try:
+            uid = self._api.get(CONFIG_MAPS, self._config_map)["metadata"]["uid"]
+        except NotFound:
+            return []
+        return [{"apiVersion": CONFIG_MAPS.api_version, "kind": CONFIG_MAPS.kind, "name": self._config_map, "uid": uid}]
 
 
 def _now() -> str:

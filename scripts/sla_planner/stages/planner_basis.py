@@ -6,6 +6,7 @@ GPUs of a worker    --prefill-engine-num-gpu, --decode-engine-num-gpu; else the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +19,13 @@ from sla_planner.plan.observation import TrafficWindow
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.state import fingerprint
 from sla_planner.planner_config import TargetConfig
-from sla_planner.store.profile_files import read_profile
+from sla_planner.store.profile_files import DECODE_NPZ, DECODE_TWIN, PREFILL_NPZ, PREFILL_TWIN, PROFILE_JSON, read_profile
 from sla_planner.traffic.trace import read_trace
 
 UNSAID: Counts = (0, 0)
+PROFILE_FILES = (PROFILE_JSON, PREFILL_NPZ, DECODE_NPZ, PREFILL_TWIN, DECODE_TWIN)
+
+ProfileStamp = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ def basis_of(config: TargetConfig, manifest_gpus: Counts = UNSAID) -> Basis:
     prefill_gpus = config.prefill_engine_num_gpu or manifest_gpus[0] or None
     decode_gpus = config.decode_engine_num_gpu or manifest_gpus[1] or None
     try:
-        engine = _engine(str(config.profile_results_dir), config.interpolation, prefill_gpus, decode_gpus)
+        engine = _engine(profile_stamp(config), config.interpolation, prefill_gpus, decode_gpus)
     except ProfileError as error:
         raise UsageError(f"target {config.name}: the profile {error}", hint="name it with --profile-results-dir") from None
     return Basis(engine, config.plan_settings(engine.prefill.gpus, engine.decode.gpus), manifest_gpus)
@@ -50,7 +54,7 @@ def basis_of(config: TargetConfig, manifest_gpus: Counts = UNSAID) -> Basis:
 
 def mismatches(config: TargetConfig, manifest_gpus: Counts) -> Iterator[str]:
     """Where the manifest of what is scaled and what else is known of a worker's GPUs disagree; nothing where it does not say."""
-    profiled = _engine(str(config.profile_results_dir), config.interpolation, None, None)
+    profiled = _engine(profile_stamp(config), config.interpolation, None, None)
     roles = (
         ("prefill", manifest_gpus[0], config.prefill_engine_num_gpu, profiled.prefill.gpus),
         ("decode", manifest_gpus[1], config.decode_engine_num_gpu, profiled.decode.gpus),
@@ -69,7 +73,17 @@ def warm_up_windows(config: TargetConfig, basis: Basis) -> list[TrafficWindow]:
     return list(observed_windows(trace.arrival_s, trace.isl_tokens, trace.osl_tokens, basis.settings.interval_s))
 
 
+def profile_stamp(config: TargetConfig) -> ProfileStamp:
+    """Where the profile is, and which one it is: a sweep may replace it while the planner runs."""
+    place = config.profile_results_dir
+    times = []
+    for file in (place, *(place / name for name in PROFILE_FILES)):
+        with suppress(OSError):
+            times.append(file.stat().st_mtime_ns if file.is_file() else 0)
+    return str(place), max(times, default=0)
+
+
 @lru_cache(maxsize=64)
-def _engine(directory: str, interpolation: Interpolation, prefill_gpus: int | None, decode_gpus: int | None) -> Engine:
+def _engine(stamp: ProfileStamp, interpolation: Interpolation, prefill_gpus: int | None, decode_gpus: int | None) -> Engine:
     """Targets that share a profile share the engine."""
-    return engine_of(read_profile(Path(directory)), interpolation=interpolation, prefill_gpus=prefill_gpus, decode_gpus=decode_gpus)
+    return engine_of(read_profile(Path(stamp[0])), interpolation=interpolation, prefill_gpus=prefill_gpus, decode_gpus=decode_gpus)

@@ -16,7 +16,7 @@ from sla_planner.cluster.state_config_map import StateConfigMap
 from sla_planner.cluster.workers import WorkerShape
 from sla_planner.engines.dgd_roles import RoleService, role_services, service_called
 from sla_planner.plan.decision import Role
-from sla_planner.planner_config import TargetConfig
+from sla_planner.planner_config import CONFIG_MAP, TargetConfig
 
 
 def open_kubernetes_target(config: TargetConfig) -> KubernetesTarget:
@@ -35,9 +35,9 @@ def open_state_config_map(name: str, target: str) -> StateConfigMap:
     return StateConfigMap(_connected(None), name, target)
 
 
-def open_lease(name: str) -> Leadership:
-    """In the planner's own namespace. Nothing is sent yet."""
-    return Leadership(_connected(None), name)
+def open_lease(name: str, state: str) -> Leadership:
+    """In the planner's own namespace; it goes with the ConfigMap that `state` names, if it names one. Nothing is sent yet."""
+    return Leadership(_connected(None), name, config_map=state.removeprefix(CONFIG_MAP) if state.startswith(CONFIG_MAP) else "")
 
 
 @lru_cache(maxsize=16)

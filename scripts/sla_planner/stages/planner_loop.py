@@ -56,7 +56,7 @@ def run(loaded: Loaded[PlannerConfig]) -> None:
     for line in loaded.describe():
         LOG.info(line)
     _check_once(config)
-    lease = _open_lease(config.lease)
+    lease = _open_lease(config)
     targets = open_targets(config, may_act if lease is None else lambda: "" if lease.held else lease.words)
     exporter = Exporter(config.prometheus_port, interval_s=max(t.basis.settings.interval_s for t in targets)) if config.prometheus_port else None
     loop = _Loop(targets, exporter, lease)
@@ -75,12 +75,12 @@ def _check_once(config: PlannerConfig) -> None:
         raise UsageError("--once forgets the pages it read, and a window needs two readings", hint="add --state FILE, or read from --prometheus-url")
 
 
-def _open_lease(name: str | None) -> Lease | None:
-    if name is None:
+def _open_lease(config: PlannerConfig) -> Lease | None:
+    if config.lease is None:
         return None
     from sla_planner.stages.planner_kubernetes import open_lease
 
-    return open_lease(name)
+    return open_lease(config.lease, config.state or "")
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from sla_planner.plan.planner import decide, warm_up
 from sla_planner.plan.record import Carried, Tick
 from sla_planner.plan.state import PlanState, new_state, state_from_json, state_to_json
 from sla_planner.planner_config import TargetConfig
-from sla_planner.stages.planner_basis import UNSAID, Basis, basis_of, mismatches, warm_up_windows
+from sla_planner.stages.planner_basis import UNSAID, Basis, basis_of, mismatches, profile_stamp, warm_up_windows
 from sla_planner.stages.planner_words import Voice, asked_for, untouched
 
 LONGEST_WINDOW = 4  # intervals; after a pause the planner looks at the recent past only
@@ -88,6 +88,7 @@ class PlannedTarget:
         self._ports = ports
         self._complaint = ""  # of the announcer, said once
         self._warmed = False
+        self._profile = profile_stamp(config)
         self.basis = basis_of(config)
         self._memory = self._new_memory()
         self._prepare()
@@ -104,6 +105,7 @@ class PlannedTarget:
         self.voice.say("New adjustment interval started!")
         self.failure = self.forgetful = None
         self._prepare()
+        self._look_at_profile()
         observation, fleet = self._observe(now_s)
         decision, self._memory.state = decide(self.basis.settings, self.basis.engine, self.state, observation)
         self.voice.observed(observation, self.basis.settings.sla)
@@ -142,11 +144,27 @@ class PlannedTarget:
             return
         for text in mismatches(self.config, manifest_gpus):
             self.voice.warn(text)
-        before, self.basis = self.basis, basis_of(self.config, manifest_gpus)
-        if not self.basis.decides_like(before):
+        self._decide_with(basis_of(self.config, manifest_gpus), "workers have another number of GPUs now")
+
+    def _look_at_profile(self) -> None:
+        """Take a new profile when a sweep has left one; keep the old one while it is being written, or when it is of no use."""
+        stamp = profile_stamp(self.config)
+        if stamp == self._profile:
+            return
+        self._profile = stamp
+        try:
+            basis = basis_of(self.config, self.basis.manifest_gpus)
+        except UsageError as error:
+            self.voice.warn(f"Going on with the profile of before: {error}")
+            return
+        self._decide_with(basis, "there is a new profile")
+
+    def _decide_with(self, basis: Basis, why: str) -> None:
+        before, self.basis = self.basis, basis
+        if not basis.decides_like(before):
             if self.state.last_at_s is not None:
-                self.voice.warn("workers have another number of GPUs now: starting afresh")
-            self._memory.state = new_state(self.basis.settings)
+                self.voice.warn(f"{why}: starting afresh")
+            self._memory.state = new_state(basis.settings)
             self._warm_up()
 
     def _act(self, decision: Decision, observation: Observation, fleet: Fleet | None, now_s: float) -> tuple[Carried, str]:
