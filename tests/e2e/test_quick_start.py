@@ -106,6 +106,7 @@ def clone(tmp_path: Path) -> Path:
     job = tmp_path / "clone" / "jobs" / "profile-sweep" / "job.yaml"
     changes = {
         "            - profile-sweep\n": '            - profile-sweep\n            - --max-num-gpus\n            - "2"\n',
+        '"3000"  # tokens of a prompt': '"600"  # tokens of a prompt',  # to fill a batch with long ones takes a slow engine minutes
         '"200"  # promised': f'"{200 * SLOWER}"  # promised',
         '"20"  # promised': f'"{20 * SLOWER}"  # promised',
     }
@@ -176,7 +177,7 @@ def test_the_quick_start(namespace: Namespace, dynamo: Path, image: Callable[[st
     assert re.search(r"Number of prefill workers: [1-9]\d*, number of decode workers: [1-9]\d*", log)
     assert re.search(r"Scaling (prefill|decode) workers: 1 -> [2-9] \(.+\)", log), log[-5000:]
     assert "ScalingDecision" in seen
-    assert "type: Ready" in seen
+    assert re.search(r'"?type"?: "?Ready', seen), seen[-3000:]
     answer = shell.run(metrics)
     assert re.search(r'"__name__":"up".*"value":\[[\d.]+,"1"\]', answer)
     assert re.search(r'dynamo_frontend_requests_total\{.*model="qwen/qwen3-0.6b"', answer, re.IGNORECASE)
