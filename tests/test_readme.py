@@ -1,8 +1,9 @@
 """Every command in a README works.
 
 A ```bash block after `<!-- run -->` is given to bash as it stands, with port 8000 replaced by a free one and /tmp by an empty folder. Blocks after
-`<!-- cluster -->` are run by tests/e2e/test_quick_start.py. In all other blocks every command is checked: `make` knows the target, `sla-planner` the stage and its flags. ```yaml blocks are configurations, of the stage whose
-folder the README lies in, else of the planner, and must load. Relative links must lead somewhere.
+`<!-- cluster -->` are run by tests/e2e/test_quick_start.py. In all other blocks every command is checked: `make` knows the target, `sla-planner` the
+stage and its flags. ```yaml blocks are configurations, of the stage whose folder the README lies in, else of the planner, and must load. Relative
+links must lead somewhere.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ from sla_planner.flag_reference import STAGES
 from sla_planner.planner_config import PlannerConfig
 
 ROOT = Path(__file__).parents[1]
-READMES = sorted([ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("jobs/*/README.md"), *ROOT.glob("manifests/*/README.md"), ROOT / "tests/e2e/README.md"])
+FOLDERS = ("", "*/", "jobs/*/", "manifests/*/", "tests/e2e/")
+READMES = sorted(file for folder in FOLDERS for file in ROOT.glob(f"{folder}README.md"))
 BLOCK = re.compile(r"^(?:<!-- (run|cluster) -->\n)?```(bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BIN = Path(sys.executable).parent
 SHOWS = {

@@ -100,7 +100,8 @@ class TestOffline:
 
     def test_calibrating_needs_both(self):
         assert "--calibrate means nothing without --use-ai-configurator" in refusal(calibrate=True)
-        assert "calibrating needs an engine to measure; give --engine-command, --endpoint, --dgd or --workload as well" in refusal(OFFLINE, calibrate=True)
+        hint = "give --engine-command, --endpoint, --dgd or --workload as well"
+        assert f"calibrating needs an engine to measure; {hint}" in refusal(OFFLINE, calibrate=True)
 
     def test_a_gpu_and_a_model(self):
         assert "needs to know the GPU; give --aic-system, e.g. h200_sxm" in refusal({"use_ai_configurator": True, "model": "m"})

@@ -28,8 +28,10 @@ RETRY_S = 2.0
 
 
 class Leadership:
-    """Of the Lease `name`, which goes with the ConfigMap `config_map` that is installed. `clock`: monotonic seconds. `start` keeps it in a thread of its
-    own until `release`; `attempt` is one step of it."""
+    """Of the Lease `name`, which goes with the ConfigMap `config_map` that is installed. `clock`: monotonic seconds.
+
+    `start` keeps it in a thread of its own until `release`; `attempt` is one step of it.
+    """
 
     def __init__(
         self, api: KubernetesApi, name: str, *, identity: str = "", config_map: str = "", clock: Callable[[], float] = time.monotonic

@@ -17,15 +17,17 @@ PACKAGES = (
     "containerd",
     "containernetworking-plugins",
     "etcd-server",
+    "git",
     "iproute2",
     "mmdebstrap",
     "mount",
     "nftables",
     "openssl",
     "prometheus",
+    "redis-server",
     "runc",
 )
-SERVICES = ("containerd", "etcd", "prometheus")
+SERVICES = ("containerd", "etcd", "prometheus", "redis-server")
 POLICY = Path("/usr/sbin/policy-rc.d")  # invoke-rc.d(8) asks it before it starts anything
 
 
