@@ -36,7 +36,7 @@ SHOWS = {
     "profile-sweep": r"(?s)In use: 1?\d\d %.*Suggested prefill TP:1 \(TTFT .* ms, .*Suggested decode TP:1 \(ITL [4-8]\.",
     "profile show": r"law error .* on average",
 }
-OTHER_COMMANDS = {"source", "cat", "export", "kubectl"}
+OTHER_COMMANDS = {"source", "cat", "export", "kubectl", "for"}
 
 
 def blocks(language, run=""):

@@ -142,7 +142,7 @@ def changed(text: str, changes: dict[str, str]) -> str:
 
 
 def test_the_quick_start(namespace: Namespace, dynamo: Path, image: Callable[[str], str], shell: Shell, clone: Path) -> None:
-    install, inject, start_sweep, follow, download, deploy, request, watch, metrics, workers = blocks(namespace.name, image)
+    install, inject, start_sweep, follow, download, deploy, request, watch, metrics, workers, remove = blocks(namespace.name, image)
 
     shell.run(install)
     assert "dynamo-pvc" in namespace.kubectl("get", "pvc")
@@ -184,3 +184,9 @@ def test_the_quick_start(namespace: Namespace, dynamo: Path, image: Callable[[st
     assert "ScalingReplicaSet" in shell.run(workers)
     for role in ("prefill", "backend"):  # the load is over
         namespace.until(f"deployment/vllm-disagg-planner-{role}", lambda found: found["spec"]["replicas"] == 1)
+
+    shell.run(remove)
+    kinds = ("deployments", "jobs", "cronjobs", "services", "configmaps", "persistentvolumeclaims", "serviceaccounts", "roles", "rolebindings")
+    ours = ",".join((*kinds, "networkpolicies", "leases", "dynamographdeployments"))
+    left = namespace.kubectl("get", ours, "--output=name").split()
+    assert [name for name in left if name not in ("configmap/kube-root-ca.crt", "serviceaccount/default")] == []

@@ -58,7 +58,7 @@ def test_kustomizations(text, tmp_path):
 def test_the_tables_name_every_component_overlay_and_parameter():
     named = set(re.findall(r"^\| (`[^|]+) \|", MANIFESTS, re.MULTILINE))
     names = {name for cell in named for name in re.findall(r"`([^`]+)`", cell)}
-    assert {file.name for file in COMPONENTS.iterdir()} - {"graph-prometheus"} <= names
+    assert {file.name for file in COMPONENTS.iterdir()} <= names
     assert {file.name for file in OVERLAYS} <= names
     assert yaml.safe_load((ROOT / "manifests/base/sla-params.yaml").read_text())["data"].keys() <= names
     settings = {name.rpartition("-")[0] for name in of_kind(build(ROOT), "ConfigMap") if re.search(r"-config-\w+$", name)}
