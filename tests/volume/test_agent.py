@@ -191,12 +191,12 @@ class TestAnotherAgent:
         told = f"the other side (version 9.9) speaks protocol {PROTOCOL + 1}, this one {PROTOCOL}; use the volume-tools image of this version"
         assert str(caught.value) == told
 
-    @pytest.mark.parametrize("path", ["../../.ssh/authorized_keys", "/etc/passwd"])
+    @pytest.mark.parametrize("path", ["../../.ssh/authorized_keys", "/etc/passwd", "results", "resultsX/etc/passwd", "results/../x"])
     def test_that_names_files_elsewhere(self, other, path):
         agent, client = other
         agent.send({"files": [[path, 1, 0.0]]})
         with pytest.raises(UsageError, match="nothing was written there"):
-            client.listing("", configs=True)
+            client.listing("results", configs=True)
 
     def test_that_sends_another_file_than_was_asked_for(self, other):
         agent, client = other

@@ -94,7 +94,7 @@ class VolumeClient:
         self._channel.send({"do": "list", "folder": folder, "configs": configs})
         files: list[Found] = []
         while "done" not in (answer := self._answer()):
-            files += [Found(checked(path), int(size), float(mtime_s)) for path, size, mtime_s in answer["files"]]
+            files += [Found(checked(path, folder), int(size), float(mtime_s)) for path, size, mtime_s in answer["files"]]
         return Listing(tuple(files), tuple(LeftOut(str(path), str(why)) for path, why in answer["left_out"]))
 
     def digests(self, paths: Sequence[str]) -> Iterator[tuple[str, int, str]]:

@@ -30,8 +30,9 @@ def shown(relative: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def checked(relative: object) -> str:
-    """A path that the other side named. Raises `UsageError` when it is not a plain path below something."""
-    if not isinstance(relative, str) or "\0" in relative or len(relative) > _LONGEST or any(part in ("", ".", "..") for part in relative.split("/")):
+def checked(relative: object, folder: str = "") -> str:
+    """A path that the other side named. Raises `UsageError` when it is not a plain path below `folder`."""
+    plain = isinstance(relative, str) and "\0" not in relative and len(relative) <= _LONGEST and {"", ".", ".."}.isdisjoint(relative.split("/"))
+    if not isinstance(relative, str) or not plain or not relative.startswith(f"{folder}/" if folder else ""):
         raise UsageError(f"the other side names a file {str(relative)[:80]!r}", hint="that is no path that it may name; nothing was written there")
     return relative
