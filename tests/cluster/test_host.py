@@ -271,6 +271,14 @@ def test_a_kind_that_the_cluster_does_not_have(cluster):
     assert str(caught.value).startswith("this cluster has no DynamoGraphDeployment (nvidia.com/v1alpha1); install the Dynamo platform")
 
 
+def test_outside_of_the_cluster_it_is_said_what_that_takes(cluster, caplog):
+    with caplog.at_level(logging.WARNING):
+        KubernetesHost(cluster.api(), HOLDER).prepare(manifests("any"))
+        assert caplog.text == ""
+        KubernetesHost(cluster.api(), Holder("1a2b3c", place="laptop/results")).prepare(manifests("any"))
+    assert "the addresses of its Services have to be reachable from here" in caplog.text
+
+
 def granting(cluster, *missing):
     """Answers access reviews."""
     cluster.kinds = [*cluster.kinds, ACCESS_REVIEWS, WHO_AM_I]

@@ -64,6 +64,8 @@ class KubernetesHost:
         kinds = [self._kind(document) for document in example.documents]
         check_rights(self.api, (*rights_of(kinds), *more_rights))
         remove_leftovers(self.api, self.holder)
+        if not self.holder.uid:
+            log.warning("This is no pod of the cluster: the addresses of its Services have to be reachable from here")
 
     def new_name(self, stem: str) -> str:
         # Dynamo's operator labels pods with the namespace and the name together.
