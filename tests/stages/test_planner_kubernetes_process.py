@@ -60,6 +60,19 @@ def test_of_two_planners_the_holder_of_the_lease_acts_and_hands_over_when_it_end
     assert cluster.get("leases", "planner")["spec"]["holderIdentity"] == ""
 
 
+def test_who_stands_by_acts_as_soon_as_it_may_however_long_the_interval_is(cluster, page, kubeconfig):
+    page.text = frontend(0, 0)
+    held = {"holderIdentity": "gone", "leaseDurationSeconds": 3600, "renewTime": "2026-01-01T00:00:00.000000Z"}
+    cluster.put({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "planner"}, "spec": held})
+    flags = ["--scrape-url", page.url, "--adjustment-interval", 3600, "--lease", "planner", "--log-format", "human"]
+    with started_processes() as begin:
+        planner = begin("planner", *FLAGS, *flags, KUBECONFIG=kubeconfig, POD_NAME="two")
+        planner.line("Standing by: lease planner is held by gone")
+        cluster.change("leases", "planner", lambda lease: lease["spec"].update(holderIdentity=""))
+        planner.line("New adjustment interval started!")
+        assert planner.end() == 0
+
+
 def test_one_run_stays_within_the_limits_of_its_pod(cluster, page, kubeconfig):
     page.text = frontend(0, 0)
     flags = [*FLAGS, "--scrape-url", page.url, "--once", "--log-format", "human"]

@@ -32,6 +32,7 @@ from sla_planner.termination import leave_word
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_LIMIT_S = 5.0
+LOOK_S = 0.5  # at the Lease, while another planner has it
 LOST = "the interval is lost, see the log"
 
 
@@ -133,13 +134,24 @@ class _Loop:
 
     def _follow(self, target: PlannedTarget) -> None:
         interval_s, due_s = target.basis.settings.interval_s, time.monotonic()
-        while not self.stop.wait(max(due_s - time.monotonic(), 0.0)):
+        while self._goes_on_at(due_s):
+            due_s = min(due_s, time.monotonic())
             if self.lease is None or self.lease.held:
                 self._tick(target)
             else:
                 self._stand_by(target, self.lease.words)
             missed = max(int((time.monotonic() - due_s) / interval_s), 0)
             due_s += (missed + 1) * interval_s
+
+    def _goes_on_at(self, due_s: float) -> bool:
+        """At `due_s`, or as soon as we have become the one that acts: whoever was it may be gone. False: we are to stop."""
+        while (left_s := due_s - time.monotonic()) > 0:
+            stands_by = self.lease is not None and not self.lease.held
+            if self.stop.wait(min(left_s, LOOK_S) if stands_by else left_s):
+                return False
+            if stands_by and self.lease is not None and self.lease.held:
+                return True
+        return not self.stop.is_set()
 
     def _stand_by(self, target: PlannedTarget, why: str) -> None:
         target.forget()
