@@ -43,7 +43,7 @@ def read_dgd(text: str) -> Document:
     if len(found) != 1:
         held = ", ".join(kinds) or "nothing"
         raise UsageError(f"the manifest holds {len(found) or 'no'} {KIND}: {held}", hint="give a file with exactly one")
-    _workers(read_services(found[0]))
+    workers_of(read_services(found[0]))
     return found[0]
 
 
@@ -52,7 +52,7 @@ def derive(document: Mapping[str, Any], backend: Backend, deployment: Deployment
     derived: Document = unshared(document)
     services = read_services(derived)
     _check_framework(derived, backend)
-    workers = _workers(services)
+    workers = workers_of(services)
     given = workers[Phase.PREFILL if deployment.phase is Phase.PREFILL else Phase.DECODE]
     node_gpus = _node_gpus(workers.values())
     frontend = _frontend(services)
@@ -74,7 +74,7 @@ def derive_pair(
     derived: Document = unshared(document)
     services = read_services(derived)
     _check_framework(derived, backend)
-    workers = _workers(services)
+    workers = workers_of(services)
     prefill, decode = workers[Phase.PREFILL], workers[Phase.DECODE]
     if prefill is decode:
         return None
@@ -101,13 +101,13 @@ def gpus_of_pods(document: Mapping[str, Any]) -> tuple[int, ...]:
 
 def gpus_per_engine(document: Mapping[str, Any], role: Phase | str) -> int:
     """GPUs of one worker of `role` (`prefill`, `decode`) over all its nodes; 0 when the manifest does not say."""
-    worker = _workers(read_services(unshared(document)))[Phase.PREFILL if role == Phase.PREFILL else Phase.DECODE]
+    worker = workers_of(read_services(unshared(document)))[Phase.PREFILL if role == Phase.PREFILL else Phase.DECODE]
     return worker.nodes * worker.gpus_per_node
 
 
 def worker_image(document: Mapping[str, Any]) -> str:
     """Of the decode worker; '' when the manifest does not say."""
-    return _workers(read_services(unshared(document)))[Phase.DECODE].image
+    return workers_of(read_services(unshared(document)))[Phase.DECODE].image
 
 
 def to_yaml(document: Mapping[str, Any]) -> str:
@@ -134,7 +134,7 @@ def _check_framework(document: Mapping[str, Any], backend: Backend) -> None:
         raise UsageError(f"the manifest is for {framework}, asked for is {backend.name}", hint=f"use --backend {framework}")
 
 
-def _workers(services: list[Service]) -> dict[Phase, Service]:
+def workers_of(services: list[Service]) -> dict[Phase, Service]:
     """The prefill and the decode worker: as declared, else by name; the same one twice in an aggregated manifest."""
     candidates = [service for service in services if service.may_be_worker]
     found = {role: [service for service in candidates if service.role == role] for role in (Phase.PREFILL, Phase.DECODE)}

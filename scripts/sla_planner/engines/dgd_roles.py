@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sla_planner.engines.dgd import _workers
+from sla_planner.engines.dgd import workers_of
 from sla_planner.engines.dgd_services import Service, read_services, unshared
 from sla_planner.errors import UsageError
 from sla_planner.sweep.port import Phase
@@ -23,7 +23,7 @@ class RoleService:
 
 def role_services(document: Mapping[str, Any]) -> tuple[RoleService, RoleService]:
     """Prefill and decode. Raises `UsageError` when one is missing or ambiguous, or when one service does both."""
-    workers = _workers(read_services(unshared(document)))
+    workers = workers_of(read_services(unshared(document)))
     prefill, decode = workers[Phase.PREFILL], workers[Phase.DECODE]
     if prefill.name == decode.name:
         message = f"the graph has one service of workers, {prefill.name}: prefill and decode cannot be scaled apart"
