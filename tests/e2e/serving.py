@@ -8,7 +8,6 @@ prometheus        where a test wants one, scraping that frontend
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import threading
@@ -19,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.manifests.objects import overlay
-from tests.stages.frontend_page import frontend
+from tests.manifests.objects import ROOT, overlay
 
 from . import node
 from .conftest import PATIENCE_S, Document, Namespace
@@ -43,38 +41,11 @@ SETTINGS: Document = {
     "max_prefill_replicas": 3,
     "max_decode_replicas": 2,
 }
-IMAGES = ("planner", "engine-sim", "profile-sweep", "volume-tools")
 CONFINED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 NOBODY = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
 IDLER = "trap exit TERM; sleep infinity & wait"
-PAGE = f"""
-import json, math, threading, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qsl, urlsplit
-
-{inspect.getsource(frontend)}
-
-lock, load, reached, since_s = threading.Lock(), {{"rps": 0.0, "isl": 3000, "osl": 150}}, 0.0, time.monotonic()
-
-class Page(BaseHTTPRequestHandler):
-    def do_GET(self):
-        global reached, since_s
-        asked = urlsplit(self.path)
-        with lock:
-            now_s = time.monotonic()
-            reached, since_s = reached + load["rps"] * (now_s - since_s), now_s
-            if asked.path == "/load":
-                load.update({{name: float(value) for name, value in parse_qsl(asked.query)}})
-            body = frontend(int(reached), int(reached), isl=load["isl"], osl=load["osl"]) if asked.path == "/metrics" else json.dumps(load)
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *_):
-        pass
-
-ThreadingHTTPServer(("", 8000), Page).serve_forever()
-"""
+PAGE = Path(__file__).with_name("traffic_page.py")
+FRONTEND = Path("tests/stages/frontend_page.py")
 PROMETHEUS = """
 global: {scrape_interval: 1s, scrape_timeout: 1s}
 scrape_configs:
@@ -99,12 +70,11 @@ LONG_PROMPTS = Load(500, osl=2)  # the same of prefill alone
 
 @dataclass(frozen=True)
 class Form:
-    """How the planner is installed and what it scales. `gpus`: of each worker, None = none; `extra`: more patches."""
+    """How the planner is installed, and what it scales. `gpus`: of one worker, by role."""
 
     continuous: bool = True
     engines: bool = False
-    gpus: dict[str, int] = field(default_factory=dict)
-    patches: tuple[Document, ...] = ()
+    gpus: Mapping[str, int] = field(default_factory=dict)
 
 
 class Serving:
@@ -127,15 +97,14 @@ class Serving:
         wanted = {name: value for name, value in {**SETTINGS, **settings}.items() if value is not None}
         config = {"name": "planner-config", "behavior": "replace", "literals": [f"planner.yaml={json.dumps(wanted)}"]}
         components = ["engine-sim", "plain-workloads", *(["planner-deployment"] if form.continuous else [])]
-        patches = [*self._patches(form), *form.patches]
-        apply(self.namespace, overlay(self._folder, *components, configMapGenerator=[config], images=self.images(), patches=patches))
-
-    def images(self) -> list[Document]:
-        """kustomize's way of naming ours."""
-        return [renamed(name, self._image(name)) for name in IMAGES]
+        images = [renamed(name, self._image(name)) for name in ("planner", "engine-sim")]
+        texts = {PAGE.name: PAGE.read_text(), FRONTEND.name: (ROOT / FRONTEND).read_text()}
+        self.namespace.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "traffic-page"}, "data": texts})
+        patches = list(self._patches(form))
+        apply(self.namespace, overlay(self._folder, *components, configMapGenerator=[config], images=images, patches=patches))
 
     def prometheus(self) -> None:
-        """One that scrapes the frontend every second, under the name that the settings must say: http://prometheus:9090. Returns when it answers."""
+        """One that scrapes the frontend every second, under the name that the settings must say: http://prometheus:9090."""
         labels = {"app": "prometheus"}
         container = {
             "name": "prometheus",
@@ -166,11 +135,11 @@ class Serving:
                 "spec": {"selector": {"matchLabels": labels}, "template": template},
             },
         )
-        self.namespace.wait("deployment/prometheus", "condition=Available")
 
     def load(self, load: Load) -> None:
         """From now on."""
-        path = f"/api/v1/namespaces/{self.namespace.name}/services/frontend:http/proxy/load"
+        (pod,) = self.namespace.kubectl("get", "pods", "--selector=slaplanner.io/role=frontend", "--output=name").split()
+        path = f"/api/v1/namespaces/{self.namespace.name}/{pod.replace('pod/', 'pods/')}:8000/proxy/load"
         self.namespace.kubectl("get", "--raw", f"{path}?rps={load.rps}&isl={load.isl}&osl={load.osl}")
 
     # what became of it
@@ -276,12 +245,12 @@ class Serving:
             ready_at_once = [{"op": "replace", "path": "/spec/template/spec/containers/0/args/8", "value": "0.5"}]
             yield {"target": {"kind": "Deployment", "name": "|".join(ROLES)}, "patch": json.dumps(ready_at_once)}
             return
-        yield self._instead("frontend", ["python", "-u", "-c", PAGE])
+        yield self._instead("frontend", ["python", "/page/traffic_page.py"], files="traffic-page")
         for role in ROLES:
             yield self._instead(role, ["sh", "-c", IDLER], probe=False, gpus=form.gpus.get(role, 0))
 
-    def _instead(self, name: str, command: list[str], *, probe: bool = True, gpus: int = 0) -> Document:
-        """Another program in the pods of a Deployment."""
+    def _instead(self, name: str, command: list[str], *, probe: bool = True, gpus: int = 0, files: str = "") -> Document:
+        """Another program in the pods of a Deployment; with a ConfigMap of `files` in /page, where Python looks for modules."""
         container = "/spec/template/spec/containers/0"
         limits = {"memory": "64Mi", **({"nvidia.com/gpu": gpus} if gpus else {})}
         operations: list[Document] = [
@@ -291,6 +260,12 @@ class Serving:
             {"op": "replace", "path": f"{container}/resources", "value": {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": limits}},
             {"op": "replace", "path": "/spec/template/spec/terminationGracePeriodSeconds", "value": 1},
         ]
+        if files:
+            items = [{"key": PAGE.name, "path": PAGE.name}, {"key": FRONTEND.name, "path": str(FRONTEND)}]
+            volume = {"name": "page", "configMap": {"name": files, "items": items}}
+            operations.append({"op": "add", "path": f"{container}/env/-", "value": {"name": "PYTHONPATH", "value": "/page"}})
+            operations.append({"op": "add", "path": f"{container}/volumeMounts/-", "value": {"name": "page", "mountPath": "/page"}})
+            operations.append({"op": "add", "path": "/spec/template/spec/volumes/-", "value": volume})
         if not probe:
             operations.append({"op": "remove", "path": f"{container}/readinessProbe"})
         return {"target": {"kind": "Deployment", "name": name}, "patch": json.dumps(operations)}
@@ -311,11 +286,6 @@ class Journal:
     def of(self, role: str) -> list[int]:
         """Counts, one for each time that the Deployment was changed."""
         return [count for _, count in sorted(self._seen[role].items())]
-
-    def gaps(self, role: str) -> int:
-        """Changes that were not seen: the API server was away."""
-        generations = self._seen[role]
-        return max(generations) - min(generations) + 1 - len(generations)
 
     def close(self) -> None:
         self._over.set()

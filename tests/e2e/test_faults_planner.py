@@ -58,8 +58,9 @@ def test_without_prometheus_the_fleet_is_held(serving: Serving, namespace: Names
         namespace.kubectl("scale", "deployment/prometheus", "--replicas=0")
         namespace.kubectl("delete", "pods", "--selector=app=prometheus", "--force", "--grace-period=0")
         lost = serving.until("MetricsAvailable", "False", "MetricsUnavailable")
+        assert "http://prometheus:9090" in lost["message"]
         serving.load(NONE)  # which nobody sees
-        serving.until_event("MetricsUnavailable", lost["message"][:20])
+        assert serving.until_event("MetricsUnavailable")["type"] == "Warning"
         serving.ticks(3)
         assert (journal.of("prefill"), journal.of("decode")) == ([3], [2])
         assert serving.status()["lastDecision"]["prefill"]["reason"] == "unknown-metrics"
@@ -77,15 +78,14 @@ def test_a_planner_that_is_killed_again_and_again_scales_once(serving: Serving, 
     serving.deploy(adjustment_interval=2, max_prefill_replicas=12, max_decode_replicas=12, grace_s=10)
     with serving.journal() as journal:
         serving.load(Load(29, osl=330))
-        for _ in range(2):
-            for way in ("kill", "delete"):
-                _kill(serving, namespace, way, moments.choice(STAGES))
+        for way in ("kill", "delete", "kill"):
+            _kill(serving, namespace, way, moments.choice(STAGES))
         serving.until_counts(3, 2)
         serving.ticks(2)
         before = serving.remembered()
         serving.load(NONE)
-        _kill(serving, namespace, "kill", moments.choice(STAGES))
-        _kill(serving, namespace, "delete", moments.choice(STAGES))
+        for way in ("delete", "kill"):
+            _kill(serving, namespace, way, moments.choice(STAGES))
         serving.until_counts(1, 1)
         serving.ticks(1)
     after = serving.remembered()
