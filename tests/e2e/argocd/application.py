@@ -31,29 +31,36 @@ class Application:
     def get(self) -> Document:
         return self._namespace.get(self._resource)
 
+    def installed(self) -> list[Document]:
+        """What it says of each object that it keeps in sync; hooks are none of these."""
+        return [each for each in self.get()["status"]["resources"] if not each.get("hook")]
+
     def until(self, holds: Callable[[Document], Any], timeout_s: float = SYNC_TIMEOUT_S) -> Document:
         """The Application as soon as `holds` is true of it."""
 
         def still(document: Document) -> Any:
             ended = self._argo_cd.ended()
             assert not ended, ended
-            operation = document.get("status", {}).get("operationState", {})
+            status = document.get("status", {})
+            operation = status.get("operationState", {})
             assert operation.get("phase") not in ("Failed", "Error"), operation.get("message")
-            return "status" in document and holds(document)
+            return "reconciledAt" in status and holds(document)  # not before the first comparison
 
         return self._namespace.until(self._resource, still, timeout_s)
 
     def until_healthy(self, revision: str) -> Document:
-        """As Git has it at `revision`, and everything works."""
+        """As Git has it at `revision`, everything works, and no sync is under way."""
 
         def holds(document: Document) -> bool:
             status = document["status"]
-            operation = status.get("operationState", {})
+            at_rest = "operation" not in document and status.get("operationState", {}).get("phase") == "Succeeded"
             synced = status["sync"]["status"] == "Synced" and status["sync"]["revision"] == revision
-            applied = operation.get("phase") == "Succeeded" and operation["syncResult"]["revision"] == revision
-            return synced and applied and status["health"]["status"] == "Healthy"
+            return at_rest and synced and status["health"]["status"] == "Healthy"
 
-        return self.until(holds)
+        try:
+            return self.until(holds)
+        except AssertionError as error:
+            raise AssertionError(f"{self.name} is not in sync with {revision} and healthy: {self._trouble() or error}") from None
 
     def until_compared(self, times: int) -> Document:
         """After this many comparisons of the cluster with Git, apart from one that may be in progress."""
@@ -99,3 +106,13 @@ class Application:
         if self._namespace.kubectl("get", self._resource, "--ignore-not-found"):
             self._namespace.kubectl("patch", self._resource, "--type=merge", "--patch", '{"metadata": {"finalizers": null}}')
             self._namespace.kubectl("delete", self._resource, "--ignore-not-found")
+
+    def _trouble(self) -> str:
+        """Which objects keep it from that, and errors of the whole."""
+        status = self.get().get("status", {})
+        lines = [f"{condition['type']}: {condition['message']}" for condition in status.get("conditions", [])]
+        for each in status.get("resources", []):
+            state, health = each.get("status", ""), each.get("health", {})
+            if state not in ("", "Synced") or health.get("status", "Healthy") != "Healthy":
+                lines.append(f"{each['kind']}/{each['name']}: {state} {health.get('status', '')} {health.get('message', '')}".rstrip())
+        return "; ".join(lines)

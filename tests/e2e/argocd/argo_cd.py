@@ -24,7 +24,8 @@ from tests.e2e.conftest import Namespace
 BUILD = Path(__file__).resolve().parent / "build.py"
 FROM_DEBIAN = {"redis-server": "redis-server", "git": "git"}  # program: package
 DEFINITIONS = "customresourcedefinition/applications.argoproj.io"
-RESYNC_S = 5  # 120 in the world: how often the cluster is compared with Git though nothing has changed
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")  # however this process ends
+RESYNC_S = 3  # 120 in the world: how often the cluster is compared with Git though nothing has changed
 START_TIMEOUT_S = 60.0
 
 
@@ -105,7 +106,7 @@ class ArgoCd:
 
     def _run(self, name: str, program: str, *arguments: str) -> None:
         built = self._programs / program
-        command = [str(built) if built.exists() else program, *arguments]
+        command = [*ENDS_WITH_US, str(built) if built.exists() else program, *arguments]
         with self._log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(command, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

@@ -27,7 +27,8 @@ class Repository:
 
     def commit(self, message: str) -> str:
         """Commits and pushes whatever has changed in `files`; the commit's name."""
-        _git("-C", str(self.files), "commit", "--quiet", "--all", f"--message={message}")
+        _git("-C", str(self.files), "add", "--all")
+        _git("-C", str(self.files), "commit", "--quiet", f"--message={message}")
         _git("-C", str(self.files), "push", "--quiet", "origin", BRANCH)
         return self.head()
 
