@@ -183,9 +183,13 @@ def test_a_job_without_a_right_fails_for_good_with_one_line(alone: Serving, name
     """Exit code 2, which its Job does not repeat."""
     alone.deploy(Form(continuous=False), min_endpoint=2)
     account = f"system:serviceaccount:{namespace.name}:planner"
-    for role, verb, resource in (("planner", "list", "pods"), ("planner-workloads", "patch", "deployments/scale")):
+    for role, verb, resource in (
+        ("planner", "list", "pods"),
+        ("planner-workloads", "patch", "deployments/scale"),
+        ("planner", "patch", "configmaps"),
+    ):
         with _stripped(namespace, role, resource, verb):
-            ended = alone.once(f"may-not-{verb}")
+            ended = alone.once(f"may-not-{verb}-{resource.partition('/')[0]}")
         line = f"{account} may not {verb} {resource} in namespace {namespace.name}; grant it in the Role of that service account"
         assert (ended["exitCode"], ended["message"]) == (2, line)
         assert [each for each in alone.said if each.startswith("error: ")] == [f"error: {line}"]

@@ -87,12 +87,13 @@ class Application:
         """What a person asks for with `argocd app sync --prune`; what was done, object by object."""
         asked_by = secrets.token_hex(4)
         sync = {"prune": True, "syncOptions": self.get()["spec"]["syncPolicy"]["syncOptions"], "syncStrategy": {"hook": {}}}
-        operation = {"operation": {"initiatedBy": {"username": asked_by}, "sync": sync}}
-        self._namespace.kubectl("patch", self._resource, "--type=merge", "--patch", json.dumps(operation))
+        # Argo CD merges the record of a new operation into that of the last one: after self-healing of one object it would sync that one alone.
+        patch = {"operation": {"initiatedBy": {"username": asked_by}, "sync": sync}, "status": {"operationState": None}}
+        self._namespace.kubectl("patch", self._resource, "--type=merge", "--patch", json.dumps(patch))
 
         def done(document: Document) -> bool:
-            state = document["status"]["operationState"]
-            return state["operation"].get("initiatedBy", {}).get("username") == asked_by and state["phase"] == "Succeeded"
+            state = document["status"].get("operationState")
+            return state and state["operation"].get("initiatedBy", {}).get("username") == asked_by and state["phase"] == "Succeeded"
 
         result: list[Document] = self.until(done)["status"]["operationState"]["syncResult"]["resources"]
         return result
