@@ -13,7 +13,8 @@ from sla_planner.cluster.target import Fleet, HandsOff, Hold
 from sla_planner.errors import ForbiddenError, PlannerError, UnreachableError
 from sla_planner.plan.decision import Decision, Reason, Role, RoleDecision
 from sla_planner.plan.observation import Observation, Quantity, TrafficWindow, WorkerCounts, unknown_traffic
-from sla_planner.plan.record import Carried, Tick
+from sla_planner.plan.record import Carried, Terms, Tick
+from sla_planner.plan.settings import PlanSettings
 
 AT_S = 1_700_000_000.0
 FLEET = Fleet(WorkerCounts(2, 1), WorkerCounts(4))
@@ -43,7 +44,7 @@ def account(
         verdicts=verdicts,
     )
     observation = Observation(traffic(known=known, at_s=at_s), fleet and fleet.prefill, fleet and fleet.decode)
-    return Account(Tick("chat", observation, decision, 1.5, carried), fleet, failure, contention)
+    return Account(Tick("chat", observation, decision, 1.5, carried, terms=Terms.of(PlanSettings())), fleet, failure, contention)
 
 
 def statuses(told: Account) -> dict[str, tuple[str, str]]:

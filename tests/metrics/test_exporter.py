@@ -9,9 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sla_planner.errors import UsageError
 from sla_planner.metrics.exporter import Exporter
+from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Decision, Prediction, Reason, Role, RoleDecision
 from sla_planner.plan.observation import Observation, Quantity, WorkerCounts, unknown_traffic
-from sla_planner.plan.record import Carried, Tick
+from sla_planner.plan.record import Carried, Terms, Tick
 
 
 class Clock:
@@ -36,7 +37,7 @@ def exporter(clock):
 TWO_READY = WorkerCounts(ready=2, starting=1)
 
 
-def tick(target="llama", *, known=True, prefill=TWO_READY, prefill_wanted=3, data_age_s=0.0):
+def tick(target="llama", *, known=True, prefill=TWO_READY, prefill_wanted=3, data_age_s=0.0, completed=0.0):
     traffic = unknown_traffic(0.0, 15.0, "no answer", answered=known)
     if known:
         traffic = dataclasses.replace(
@@ -47,14 +48,16 @@ def tick(target="llama", *, known=True, prefill=TWO_READY, prefill_wanted=3, dat
             ttft_ms=Quantity.of(120.0),
             itl_ms=Quantity.of(9.5),
             ttft_attained=Quantity.of(0.99),
+            completed_requests=Quantity.of(completed),
         )
     decision = Decision(
         at_s=0.0,
-        prefill=RoleDecision(Role.PREFILL, 2, 3, prefill_wanted, Reason.LOAD_UP, "more load"),
+        prefill=RoleDecision(Role.PREFILL, 2, 5, prefill_wanted, Reason.LOAD_UP, "more load"),
         decode=RoleDecision(Role.DECODE, 4, 4, 4, Reason.STEADY, "enough"),
         prediction=Prediction(3.0, 3100.0, 150.0, prefill_load=1.25, decode_load=3.5) if known else None,
         prefill_correction=1.1,
         decode_correction=0.9,
+        expected_miss_share=0.004 if known else None,
         data_age_s=data_age_s,
     )
     return Tick(
@@ -63,6 +66,7 @@ def tick(target="llama", *, known=True, prefill=TWO_READY, prefill_wanted=3, dat
         decision,
         gpu_hours=12.5,
         carried=Carried.APPLIED if decision.act else Carried.NOTHING,
+        terms=Terms(Sla(ttft_ms=300.0, itl_ms=25.0, attainment=0.95), interval_s=30.0, prefill_gpus=2, decode_gpus=8),
     )
 
 
@@ -95,16 +99,24 @@ def test_what_was_seen_and_decided(exporter):
         ("slaplanner_predicted_osl_tokens",): 150.0,
         ("slaplanner_predicted_load", "prefill"): 1.25,
         ("slaplanner_predicted_load", "decode"): 3.5,
+        ("slaplanner_expected_miss_ratio",): 0.004,
         ("slaplanner_correction", "prefill"): 1.1,
         ("slaplanner_correction", "decode"): 0.9,
+        ("slaplanner_needed_replicas", "prefill"): 5.0,
         ("slaplanner_desired_replicas", "prefill"): 3.0,
         ("slaplanner_desired_replicas", "decode"): 4.0,
         ("slaplanner_actual_replicas", "prefill", "ready"): 2.0,
         ("slaplanner_actual_replicas", "prefill", "starting"): 1.0,
         ("slaplanner_actual_replicas", "prefill", "unschedulable"): 0.0,
+        ("slaplanner_gpus", "prefill"): 6.0,
+        ("slaplanner_gpus", "decode"): 32.0,
         ("slaplanner_decision_reason", "load-up", "prefill"): 1.0,
         ("slaplanner_decision_reason", "steady", "prefill"): 0.0,
         ("slaplanner_decision_reason", "steady", "decode"): 1.0,
+        ("slaplanner_sla_ttft_ms",): 300.0,
+        ("slaplanner_sla_itl_ms",): 25.0,
+        ("slaplanner_sla_attainment_ratio",): 0.95,
+        ("slaplanner_interval_seconds",): 30.0,
         ("slaplanner_gpu_hours_total",): 12.5,
         ("slaplanner_ticks_total", "applied"): 1.0,
         ("dynamo_ttft_ms",): 120.0,
@@ -122,8 +134,35 @@ def test_what_is_idle_or_unknown_is_absent(exporter):
     exporter.update(tick(known=False, prefill=None))
     names = {key[0] for key in samples(exporter)}
     assert not {name for name in names if "observed" in name or "predicted" in name or name.startswith("dynamo_")} - {"dynamo_decode_workers"}
-    assert ("slaplanner_actual_replicas", "prefill", "ready") not in samples(exporter)
+    assert not {("slaplanner_actual_replicas", "prefill", "ready"), ("slaplanner_gpus", "prefill")} & samples(exporter).keys()
+    assert ("slaplanner_expected_miss_ratio",) not in samples(exporter)
     assert samples(exporter)["slaplanner_desired_replicas", "prefill"] == 3.0
+
+
+def test_a_worker_that_cannot_be_placed_holds_no_gpu(exporter):
+    exporter.update(tick(prefill=WorkerCounts(ready=1, starting=2, unschedulable=4)))
+    assert samples(exporter)["slaplanner_gpus", "prefill"] == 6.0
+
+
+def test_requests_inside_the_promise_add_up_over_ticks(exporter):
+    for completed in (100.0, 300.0):
+        exporter.update(tick(completed=completed))
+    exporter.update(tick(known=False))
+    exporter.fail("llama")
+    seen = samples(exporter)
+    assert seen["slaplanner_judged_requests_total", "ttft"] == 400.0
+    assert seen["slaplanner_kept_requests_total", "ttft"] == pytest.approx(396.0)
+    assert ("slaplanner_judged_requests_total", "itl") not in seen  # nobody knows their share
+
+
+def test_the_time_since_a_tick_is_its_targets_own(exporter, clock):
+    exporter.update(tick("other"))
+    exporter.update(tick())
+    clock.now += 70.0
+    exporter.fail("other")
+    assert samples(exporter)["slaplanner_tick_age_seconds",] == 70.0
+    exporter.fail("llama")
+    assert samples(exporter)["slaplanner_tick_age_seconds",] == 0.0
 
 
 def test_ticks_are_counted_by_what_came_of_them(exporter):

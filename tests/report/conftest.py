@@ -14,7 +14,8 @@ import pytest
 from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Decision, Prediction, Reason, Role, RoleDecision
 from sla_planner.plan.observation import Observation, Quantity, WorkerCounts, unknown_traffic
-from sla_planner.plan.record import Tick
+from sla_planner.plan.record import Terms, Tick
+from sla_planner.plan.settings import PlanSettings
 from sla_planner.report.run import Requests, RoleUse, Row, RunReport, WorkerSamples
 from sla_planner.sweep.result import SweepResult
 
@@ -44,7 +45,8 @@ def make_tick(at_s: float, prefill: tuple[int, int], decode: tuple[int, int], re
         decode=make_decision(Role.DECODE, *decode, reason, explanation),
         prediction=Prediction(8.0, 1024.0, 128.0),
     )
-    return Tick("demo", Observation(traffic, WorkerCounts(prefill[0]), WorkerCounts(decode[0])), decision, gpu_hours=0.0)
+    fleet = Observation(traffic, WorkerCounts(prefill[0]), WorkerCounts(decode[0]))
+    return Tick("demo", fleet, decision, gpu_hours=0.0, terms=Terms.of(PlanSettings()))
 
 
 def _load(t: float) -> float:

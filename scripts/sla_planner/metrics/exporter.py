@@ -29,6 +29,7 @@ from sla_planner.plan.record import Tick
 STALE_INTERVALS = 3
 _SOCKET_TIMEOUT_S = 10.0
 _POLL_S = 0.1  # how long close() may take
+_JUDGED = ("target", "promise")
 
 # (labels beside `target`, value) of one target; an empty list leaves the target out.
 Points = list[tuple[tuple[str, ...], float]]
@@ -74,6 +75,24 @@ def _actual(tick: Tick) -> Points:
     ]
 
 
+def _needed(tick: Tick) -> Points:
+    return [((role.role,), role.need) for role in (tick.decision.prefill, tick.decision.decode)]
+
+
+def _gpus(tick: Tick) -> Points:
+    """A worker that cannot be placed holds none."""
+    fleet = (
+        (Role.PREFILL, tick.observation.prefill, tick.terms.prefill_gpus),
+        (Role.DECODE, tick.observation.decode, tick.terms.decode_gpus),
+    )
+    return [((role,), counts.coming * gpus) for role, counts, gpus in fleet if counts is not None]
+
+
+def _expected_misses(tick: Tick) -> Points:
+    share = tick.decision.expected_miss_share
+    return [] if share is None else [((), share)]
+
+
 def _reasons(tick: Tick) -> Points:
     return [((role.role, reason), float(role.reason is reason)) for role in (tick.decision.prefill, tick.decision.decode) for reason in Reason]
 
@@ -87,6 +106,9 @@ def _ready(read: Callable[[Tick], WorkerCounts | None]) -> Callable[[Tick], Poin
 
 
 _GAUGES = (
+    _Gauge("slaplanner_sla_ttft_ms", "Promised time to first token", (), lambda t: [((), t.terms.sla.ttft_ms)]),
+    _Gauge("slaplanner_sla_itl_ms", "Promised inter-token latency", (), lambda t: [((), t.terms.sla.itl_ms)]),
+    _Gauge("slaplanner_sla_attainment_ratio", "Share of requests that it is promised to", (), lambda t: [((), t.terms.sla.attainment)]),
     _Gauge("slaplanner_observed_request_rate_rps", "Offered load, requests/s", (), _observed(lambda t: t.observation.traffic.request_rate_rps)),
     _Gauge("slaplanner_observed_isl_tokens", "Mean input length", (), _observed(lambda t: t.observation.traffic.isl_tokens)),
     _Gauge("slaplanner_observed_osl_tokens", "Mean output length", (), _observed(lambda t: t.observation.traffic.osl_tokens)),
@@ -98,9 +120,12 @@ _GAUGES = (
     _Gauge("slaplanner_predicted_isl_tokens", "Input length the decision assumed", (), _predicted("isl_tokens")),
     _Gauge("slaplanner_predicted_osl_tokens", "Output length the decision assumed", (), _predicted("osl_tokens")),
     _Gauge("slaplanner_predicted_load", "Load the decision assumed, in busy workers", ("role",), _predicted_load),
+    _Gauge("slaplanner_expected_miss_ratio", "Share of requests expected outside the promise", (), _expected_misses),
     _Gauge("slaplanner_correction", "Observed latency over the profile's", ("role",), _corrections),
+    _Gauge("slaplanner_needed_replicas", "Workers needed, before limits and stability", ("role",), _needed),
     _Gauge("slaplanner_desired_replicas", "Workers decided", ("role",), _desired),
     _Gauge("slaplanner_actual_replicas", "Workers there are, by state", ("role", "state"), _actual),
+    _Gauge("slaplanner_gpus", "GPUs that workers hold, ready or starting", ("role",), _gpus),
     _Gauge("slaplanner_decision_reason", "1 for the reason of the last decision", ("role", "reason"), _reasons),
     _Gauge("dynamo_ttft_ms", "Mean time to first token", (), _observed(lambda t: t.observation.traffic.ttft_ms)),
     _Gauge("dynamo_itl_ms", "Mean inter-token latency", (), _observed(lambda t: t.observation.traffic.itl_ms)),
@@ -125,6 +150,7 @@ class Exporter(Collector):
         self._latest: dict[str, tuple[Tick, float]] = {}  # with the time of `update`
         self._failing: set[str] = set()
         self._outcomes: Counter[tuple[str, str]] = Counter()
+        self._judged: dict[tuple[str, str], tuple[float, float]] = {}  # by target and promise: finished requests, those inside it
         self._answered = False
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -140,6 +166,7 @@ class Exporter(Collector):
             self._latest[tick.target] = tick, self._clock()
             self._failing.discard(tick.target)
             self._answered = self._answered or tick.observation.traffic.answered
+            self._judge(tick)
             self._note(tick.target, outcome)
 
     def fail(self, target: str) -> None:
@@ -162,7 +189,7 @@ class Exporter(Collector):
     def collect(self) -> Iterator[Metric]:
         """Called by the registry for every scrape."""
         with self._lock:
-            latest, outcomes = dict(self._latest), dict(self._outcomes)
+            latest, outcomes, judged, ticked_at = dict(self._latest), dict(self._outcomes), dict(self._judged), dict(self._ticked_at)
             shown = [tick for target, (tick, _) in latest.items() if target not in self._failing]
         for gauge in _GAUGES:
             family = GaugeMetricFamily(gauge.name, gauge.text, labels=("target", *gauge.labels))
@@ -175,14 +202,36 @@ class Exporter(Collector):
         for target, (tick, updated_at) in latest.items():
             ages.add_metric((target,), tick.decision.data_age_s + now - updated_at)
         yield ages
+        intervals = GaugeMetricFamily("slaplanner_interval_seconds", "Time between ticks", labels=("target",))
+        since_tick = GaugeMetricFamily("slaplanner_tick_age_seconds", "Time since the last tick, whatever came of it", labels=("target",))
+        for target, (tick, _) in latest.items():
+            intervals.add_metric((target,), tick.terms.interval_s)
+            since_tick.add_metric((target,), now - ticked_at[target])
+        yield intervals
+        yield since_tick
         gpu_hours = CounterMetricFamily("slaplanner_gpu_hours", "GPU-hours charged since the state began", labels=("target",))
         for target, (tick, _) in latest.items():
             gpu_hours.add_metric((target,), tick.gpu_hours)
         yield gpu_hours
+        finished = CounterMetricFamily("slaplanner_judged_requests", "Requests finished while it was known who was served in time", labels=_JUDGED)
+        inside = CounterMetricFamily("slaplanner_kept_requests", "Of those, requests inside the promise", labels=_JUDGED)
+        for names, (requests, kept) in judged.items():
+            finished.add_metric(names, requests)
+            inside.add_metric(names, kept)
+        yield finished
+        yield inside
         ticks = CounterMetricFamily("slaplanner_ticks", "Ticks by what came of them", labels=("target", "outcome"))
         for (target, outcome), count in outcomes.items():
             ticks.add_metric((target, outcome), count)
         yield ticks
+
+    def _judge(self, tick: Tick) -> None:
+        traffic = tick.observation.traffic
+        for promise, share in (("ttft", traffic.ttft_attained), ("itl", traffic.itl_attained)):
+            if share.known and traffic.completed_requests.known:
+                requests, kept = self._judged.get((tick.target, promise), (0.0, 0.0))
+                finished = traffic.completed_requests.value
+                self._judged[tick.target, promise] = requests + finished, kept + finished * share.value
 
     def _note(self, target: str, outcome: str) -> None:
         self._outcomes[target, outcome] += 1

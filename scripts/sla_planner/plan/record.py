@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from sla_planner.model.sla import Sla
 from sla_planner.plan.decision import Decision, Prediction, Reason, Role, RoleDecision
 from sla_planner.plan.observation import Kind, LengthHistogram, Observation, Quantity, TrafficWindow, WorkerCounts
+from sla_planner.plan.settings import PlanSettings
 
 
 class Carried(StrEnum):
@@ -28,6 +30,20 @@ class Carried(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What a decision is judged by and counted with: the promise, the time between decisions, the GPUs of one worker."""
+
+    sla: Sla
+    interval_s: float
+    prefill_gpus: int
+    decode_gpus: int
+
+    @classmethod
+    def of(cls, settings: PlanSettings) -> Terms:
+        return cls(settings.sla, settings.interval_s, settings.prefill.gpus_per_worker, settings.decode.gpus_per_worker)
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """What one target's planner saw and decided at one moment, and what became of it. `gpu_hours` is the total charged since its state began."""
 
@@ -36,6 +52,7 @@ class Tick:
     decision: Decision
     gpu_hours: float
     carried: Carried = Carried.APPLIED
+    terms: Terms = field(kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types only."""
@@ -64,6 +81,7 @@ class Tick:
             ),
             gpu_hours=document["gpu_hours"],
             carried=Carried(document["carried"]),
+            terms=Terms(**{**document["terms"], "sla": Sla(**document["terms"]["sla"])}),
         )
 
 

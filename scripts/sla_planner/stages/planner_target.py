@@ -22,7 +22,7 @@ from sla_planner.metrics.scrape import ScrapeSource
 from sla_planner.plan.decision import Decision
 from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
 from sla_planner.plan.planner import decide, warm_up
-from sla_planner.plan.record import Carried, Tick
+from sla_planner.plan.record import Carried, Terms, Tick
 from sla_planner.plan.state import PlanState, new_state, state_from_json, state_to_json
 from sla_planner.planner_config import TargetConfig
 from sla_planner.stages.planner_basis import UNSAID, Basis, basis_of, mismatches, profile_stamp, warm_up_windows
@@ -113,7 +113,7 @@ class PlannedTarget:
             self.voice.fleet_troubles(fleet)
         carried, self.words = self._act(decision, observation, fleet, now_s)
         self.voice.decided(decision, self.basis.settings, done=carried is Carried.APPLIED)
-        tick = Tick(self.config.name, observation, decision, self.state.gpu_seconds / 3600, carried)
+        tick = Tick(self.config.name, observation, decision, self.state.gpu_seconds / 3600, carried, terms=Terms.of(self.basis.settings))
         notices = self._account(tick, fleet)
         self._remember()
         self._announce(notices)
