@@ -308,6 +308,26 @@ class Journal:
             self._over.wait(0.2)
 
 
+def load_test(reference: str, load: Load, *, url: str = "http://frontend:8000", duration_s: float = 120) -> tuple[Document, Document]:
+    """A pod that sends requests, and their times."""
+    rows = [f"{index / load.rps:.3f},{load.isl},{load.osl}" for index in range(int(load.rps * duration_s))]
+    trace = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load"}, "data": {"trace.csv": "\n".join(["arrival_s,isl,osl", *rows])}}
+    container = {
+        "name": "load",
+        "image": reference,
+        "args": ["load-test", "--url", url, "--trace", "/load/trace.csv"],
+        "securityContext": CONFINED,
+        "volumeMounts": [{"name": "trace", "mountPath": "/load"}, {"name": "tmp", "mountPath": "/tmp"}],
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "securityContext": NOBODY,
+        "containers": [container],
+        "volumes": [{"name": "trace", "configMap": {"name": "load"}}, {"name": "tmp", "emptyDir": {}}],
+    }
+    return trace, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "load"}, "spec": spec}
+
+
 def apply(namespace: Namespace, objects: list[Document]) -> None:
     """All in one call; warnings of the API server (Pod Security, deprecations) are errors."""
     namespace.kubectl("apply", "--warnings-as-errors", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))

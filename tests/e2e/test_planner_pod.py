@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Document, Namespace
-from .serving import CONFINED, FLOOD, NOBODY, Form, Serving
+from .serving import FLOOD, Form, Load, Serving, load_test
 
 pytestmark = pytest.mark.cluster
 
@@ -37,7 +37,7 @@ def test_two_plain_deployments_follow_a_real_load_up_and_down(
     patient = {"sizing": None, "load_predictor": None, "no_correction": None}
     serving.deploy(Form(engines=True), **patient, adjustment_interval=2, startup_s=4, grace_s=8, ttft=200, itl=6)
     with serving.journal() as journal:
-        namespace.apply(*load_test(image("profile-sweep"), rps=6, isl=3000, osl=300))
+        namespace.apply(*load_test(image("profile-sweep"), Load(6, isl=3000, osl=300)))
         for role in ("prefill", "decode"):
             namespace.until(f"deployment/{role}", lambda found: found["status"].get("readyReplicas", 0) > 1)
         namespace.kubectl("delete", "pod", "load", "--grace-period=1")
@@ -49,26 +49,6 @@ def test_two_plain_deployments_follow_a_real_load_up_and_down(
     scaled = serving.events("ScalingDecision")
     assert {event["regarding"]["name"] for event in scaled} == {"prefill", "decode"}
     assert serving.planner()["status"]["containerStatuses"][0]["restartCount"] == 0
-
-
-def load_test(reference: str, *, rps: float, isl: int, osl: int, duration_s: float = 120) -> tuple[Document, Document]:
-    """A pod that sends requests, and their times."""
-    rows = [f"{index / rps:.3f},{isl},{osl}" for index in range(int(rps * duration_s))]
-    trace = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load"}, "data": {"trace.csv": "\n".join(["arrival_s,isl,osl", *rows])}}
-    container = {
-        "name": "load",
-        "image": reference,
-        "args": ["load-test", "--url", "http://frontend:8000", "--trace", "/load/trace.csv"],
-        "securityContext": CONFINED,
-        "volumeMounts": [{"name": "trace", "mountPath": "/load"}, {"name": "tmp", "mountPath": "/tmp"}],
-    }
-    spec = {
-        "restartPolicy": "Never",
-        "securityContext": NOBODY,
-        "containers": [container],
-        "volumes": [{"name": "trace", "configMap": {"name": "load"}}, {"name": "tmp", "emptyDir": {}}],
-    }
-    return trace, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "load"}, "spec": spec}
 
 
 def test_the_cron_job_decides_within_its_limits(serving: Serving, namespace: Namespace) -> None:
