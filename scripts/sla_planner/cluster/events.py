@@ -1,8 +1,8 @@
-"""Events of the objects that are scaled (events.k8s.io/v1), where `kubectl describe` shows them.
+"""Events of the objects that a stage looks after (events.k8s.io/v1), where `kubectl describe` shows them.
 
     one Event        per object, reason and text; saying it again makes it a series with a count
     a warning        is said again at most every `QUIET_S`, however often it holds
-    the name         follows from object, reason and text, so that a planner that forgets everything between two runs goes on with the same series
+    the name         follows from object, reason and text, so that a stage that forgets everything between two runs goes on with the same series
 
 Posting never fails a run: what went wrong is returned as a sentence.
 """
@@ -21,18 +21,19 @@ from sla_planner.cluster.conditions import Notice
 from sla_planner.cluster.resources import EVENTS, Object
 from sla_planner.errors import PlannerError
 
-REPORTER = "slaplanner.io/planner"
 QUIET_S = 300.0
 _KEPT = 256  # reasons and objects that are remembered
 
 
 @dataclass(slots=True)
 class EventBook:
-    """Posts Events in the namespace of `api`. `clock`: epoch seconds; `instance`: who reports (the pod)."""
+    """Posts Events in the namespace of `api`. `clock`: epoch seconds; `instance`: who reports (the pod); `stage`, `action`: as what, and of what."""
 
     api: KubernetesApi
     clock: Callable[[], float] = time.time
     instance: str = field(default_factory=lambda: os.uname().nodename[:128])
+    stage: str = "planner"
+    action: str = "Scale"
     _posted_at: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def post(self, objects: Iterable[Object], notices: Iterable[Notice]) -> str:
@@ -78,7 +79,7 @@ class EventBook:
                 "name": f"{metadata['name'][:200]}.{told}",
                 "labels": {
                     "app.kubernetes.io/name": "sla-planner",
-                    "app.kubernetes.io/component": "planner",
+                    "app.kubernetes.io/component": self.stage,
                     "app.kubernetes.io/part-of": "sla-planner",
                     "app.kubernetes.io/managed-by": "sla-planner",
                 },
@@ -86,7 +87,7 @@ class EventBook:
             "eventTime": datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "type": notice.severity,
             "reason": notice.reason,
-            "action": "Scale",
+            "action": self.action,
             "note": notice.note,
             "regarding": {
                 "apiVersion": found["apiVersion"],
@@ -95,6 +96,6 @@ class EventBook:
                 "namespace": metadata.get("namespace"),
                 "uid": metadata.get("uid"),
             },
-            "reportingController": REPORTER,
+            "reportingController": f"slaplanner.io/{self.stage}",
             "reportingInstance": self.instance,
         }

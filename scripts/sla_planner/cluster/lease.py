@@ -1,4 +1,4 @@
-"""One of several planners acts: the one that holds the Lease, as client-go's LeaseLock does it.
+"""Of several processes of a stage one acts: the one that holds the Lease, as client-go's LeaseLock does it.
 
     take       when nobody holds it, or its record has not changed for its own `leaseDurationSeconds` on our clock (clocks are never compared)
     renew      every RETRY_S; who could not renew for RENEW_LIMIT_S stops acting, well before anybody else may start
@@ -34,9 +34,17 @@ class Leadership:
     """
 
     def __init__(
-        self, api: KubernetesApi, name: str, *, identity: str = "", config_map: str = "", clock: Callable[[], float] = time.monotonic
+        self,
+        api: KubernetesApi,
+        name: str,
+        *,
+        stage: str = "planner",
+        identity: str = "",
+        config_map: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self._stage = stage
         self._config_map = config_map
         self.identity = identity or os.environ.get("POD_NAME") or f"{os.uname().nodename}_{secrets.token_hex(4)}"
         self._api = api
@@ -129,7 +137,7 @@ class Leadership:
         }
 
     def _lease(self) -> Object:
-        labels = {"app.kubernetes.io/name": "sla-planner", "app.kubernetes.io/component": "planner", "app.kubernetes.io/part-of": "sla-planner"}
+        labels = {"app.kubernetes.io/name": "sla-planner", "app.kubernetes.io/component": self._stage, "app.kubernetes.io/part-of": "sla-planner"}
         return {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,
