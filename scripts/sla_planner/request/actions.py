@@ -1,7 +1,8 @@
 """What one step wants done, as data. The stage carries the actions out in order and writes the status last.
 
 Each is safe to repeat: names are fixed, an object that is there already and is this request's counts as made. A step that is cut off between two
-calls is therefore simply taken again.
+calls is therefore simply taken again. An object of the same name that is not this request's ends the step before the status is written: the next look
+tells whose it is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sla_planner.request.spec import Object
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
-    """Keep the spec and the base manifest that profiling begins with, in the request's own ConfigMap."""
+    """Keep the spec and the base manifest that profiling begins with, in the request's own ConfigMap. What is there of it is replaced."""
 
     config_map: Object
 
@@ -29,7 +30,7 @@ class StartProfiling:
 
 @dataclass(frozen=True, slots=True)
 class StopProfiling:
-    """Delete the Job and what it runs; it failed for good or is in the way."""
+    """Delete the Job and what it runs: the request has failed while it lives. One that is not this request's is left alone."""
 
     job: str
 

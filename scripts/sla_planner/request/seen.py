@@ -54,7 +54,10 @@ class JobSeen:
 
 @dataclass(frozen=True, slots=True)
 class ProfileSeen:
-    """What the sweep published: is the promise kept (`feasible`), by which mappings, in words. `files`: the data of the ConfigMap."""
+    """What the sweep published: is the promise kept (`feasible`), by which mappings, in words. `files`: the data of the ConfigMap.
+
+    `owners`: uids of who owns the ConfigMap.
+    """
 
     config_map: str
     feasible: bool
@@ -62,6 +65,7 @@ class ProfileSeen:
     decode: str
     digest: str
     files: Mapping[str, str]
+    owners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,9 @@ class Seen:
     """`unknown`: what could not be looked at -> why. `base`: text of the base manifest, None while it is not there, then `base_trouble` says why.
 
     `taken`: whose the resource is: True where no other operator takes requests, or this one is annotated for us. `alone`: no other request that is
-    alive in the namespace. `frozen`: the spec that profiling began with (None before). `outdated`: the ConfigMaps are not as they should be (None:
-    not known yet). `graph_api`: whether DynamoGraphDeployments are served.
+    alive in the namespace. `frozen`: the spec that was put by for profiling (None before). `held`: the data of this request's ConfigMaps, by their
+    name. `in_the_way`: objects that have the names of this request's and are not its own. `graph_api`: whether DynamoGraphDeployments are served.
+    `unknown` has the names of the fields here: job, profile, frozen, base, graph, graph_api, gpus, missing, held.
     """
 
     taken: bool
@@ -110,7 +115,10 @@ class Seen:
     gpus: GpusSeen | None = None
     missing: tuple[str, ...] = ()
     """Objects that the request needs and that are not there, each with the remedy: the claim, ServiceAccounts."""
+    in_the_way: tuple[str, ...] = ()
+    """Each in words: `ConfigMap planner-profile-data-x`. A Job or a deployment of that kind is told by its `ours`."""
     frozen: Object | None = None
+    held: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -132,6 +132,17 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What is known of every request, also of one that cannot be read. `spec`: as it is written now."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    spec: Object
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """Something wrong with what was written. `path`: e.g. spec.profilingConfig.config.sla.ttft; `message`: with the value; `hint`: what to do."""
 
