@@ -1,0 +1,182 @@
+"""The planner itself: its settings, whether it runs, its memory, its Lease, what its network policy lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from sla_planner.preflight.facts import Document, Facts, LeaseFacts, TargetFacts, Unread, Workload, Wrong
+from sla_planner.preflight.finding import Area, Check, Finding
+
+STALE_INTERVALS = 3
+LEAST_STALE_S = 180.0  # a CronJob runs once a minute, and its pod takes a while
+
+SETTINGS = Check("settings", Area.PLANNER)
+RUNS = Check("runs", Area.PLANNER)
+MEMORY = Check("status", Area.PLANNER)
+DECISION = Check("last-decision", Area.PLANNER)
+LEASE = Check("lease", Area.PLANNER)
+NETWORK = Check("network-policy", Area.PLANNER)
+
+
+def check_settings(facts: Facts) -> Iterator[Finding]:
+    """That there are targets, and that they can be read."""
+    settings = facts.planner.settings
+    name = facts.namespace.name
+    if isinstance(settings, Wrong):
+        what = f"the planner's settings ({facts.planner.source}): {settings.what}"
+        hint = f"    # {settings.hint}" if settings.hint else ""
+        yield SETTINGS.problem(
+            what, "the planner ends at once with this error", f"kubectl apply -k YOUR_OVERLAY    # with planner.yaml corrected{hint}"
+        )
+    elif isinstance(settings, Unread):
+        fix = f"sla-planner preflight --namespace {name} --planner-config planner.yaml"
+        yield SETTINGS.unchecked("the planner's settings", settings.because, fix)
+    elif not facts.targets:
+        what = "what is scaled, its profile and its metrics"
+        fix = f"sla-planner preflight --namespace {name} --graph-deployment NAME --prometheus-url URL --profile-results-dir DIR"
+        yield SETTINGS.unchecked(what, "no planner is installed here, and no target was named", fix)
+    else:
+        yield SETTINGS.ok(f"settings from {facts.planner.source}: {', '.join(target.name for target in facts.targets)}")
+
+
+def check_runs(facts: Facts) -> Iterator[Finding]:
+    """One planner, not none, and not two."""
+    workloads = _planners(facts)
+    if not workloads:
+        return
+    running = [each for each in workloads if each.runs]
+    if not running:
+        first = workloads[0]
+        patch = """-p '{"spec":{"suspend":false}}'"""
+        periodic = first.kind == "CronJob"
+        order = f"patch cronjob {first.name} {patch}" if periodic else f"scale deployment {first.name} --replicas=1"
+        state, fix = "suspended" if periodic else "scaled to zero", f"{facts.kubectl} {order}"
+        yield RUNS.warning(f"the planner is installed, and {state}", "nothing is scaled until it runs", fix)
+    elif len(running) > 1:
+        names = " and ".join(f"{each.kind} {each.name}" for each in running)
+        patch = """-p '{"spec":{"suspend":true}}'"""
+        cron_job = next((each.name for each in running if each.kind == "CronJob"), running[-1].name)
+        why = "they decide about the same workers, from different moments"
+        yield RUNS.problem(f"two planners run: {names}", why, f"{facts.kubectl} patch cronjob {cron_job} {patch}    # or delete one")
+    else:
+        yield RUNS.ok(f"the planner runs: {running[0].kind} {running[0].name}")
+
+
+def check_memory(facts: Facts) -> Iterator[Finding]:
+    """The ConfigMap of its memory, and how old its last decision is."""
+    state, found = facts.planner.state, facts.planner.state_found
+    if not state or not facts.targets:
+        return
+    if isinstance(found, Unread):
+        yield MEMORY.unchecked(f"the planner's memory, ConfigMap {state}", found.because)
+        return
+    if not found:
+        why = "the planner may write it and not make it: it would start without a memory at every run"
+        yield MEMORY.problem(f"there is no ConfigMap {state}", why, f"{facts.kubectl} apply -f jobs/planner/status.yaml")
+        return
+    yield MEMORY.ok(f"the planner's memory is the ConfigMap {state}")
+    if not any(each.runs for each in _planners(facts)):
+        return
+    for target in facts.targets:
+        yield _decided(facts, target)
+
+
+def _decided(facts: Facts, target: TargetFacts) -> Finding:
+    age_s = target.last_decision_age_s
+    if age_s is None:
+        return DECISION.ok(f"target {target.name}: no decision yet")
+    if age_s <= max(STALE_INTERVALS * target.interval_s, LEAST_STALE_S):
+        return DECISION.ok(f"target {target.name}: decided {age_s:.0f} s ago")
+    what = f"target {target.name}: the last decision is {age_s / 60:.0f} min old, although one is due every {target.interval_s:g} s"
+    selector = "app.kubernetes.io/name=sla-planner,app.kubernetes.io/component=planner"
+    fix = f"{facts.kubectl} logs --selector {selector} --tail=20\n{facts.kubectl} get cronjobs,jobs,pods"
+    return DECISION.problem(what, "the planner does not run, or fails", fix)
+
+
+def check_lease(facts: Facts) -> Iterator[Finding]:
+    """That whoever holds it is alive."""
+    lease = facts.planner.lease
+    if lease is None:
+        return
+    if isinstance(lease, Unread):
+        yield LEASE.unchecked("who holds the Lease", lease.because)
+    elif not lease.holder:
+        yield LEASE.ok(f"the Lease {lease.name} is free")
+    elif lease.quiet_s > 2 * lease.duration_s:
+        yield _silent(facts, lease)
+    else:
+        yield LEASE.ok(f"the Lease {lease.name} is held by {lease.holder}, renewed {lease.quiet_s:.0f} s ago")
+
+
+def _silent(facts: Facts, lease: LeaseFacts) -> Finding:
+    what = f"the Lease {lease.name} of {lease.holder} was renewed {lease.quiet_s:.0f} s ago, and it lasts {lease.duration_s:.0f} s"
+    why = "no planner is there to take it: nothing is scaled"
+    return LEASE.warning(what, why, f"{facts.kubectl} get deployment planner\n{facts.kubectl} logs deployment/planner --tail=20")
+
+
+def check_network(facts: Facts) -> Iterator[Finding]:
+    """Whether a policy lets the planner's pods connect to Prometheus' port. Only ports are looked at, not addresses."""
+    policies = facts.namespace.policies
+    ports = sorted({port for target in facts.targets if (port := _port(target.url))})
+    pods = [_labels(each) for each in _planners(facts)]
+    if not ports or not pods:
+        return
+    if isinstance(policies, Unread):
+        yield NETWORK.unchecked("network policies", policies.because)
+        return
+    selecting = [each for each in policies if _cuts_egress(each) and any(_selects(each, labels) for labels in pods)]
+    clean = True
+    for port in ports:
+        if selecting and not any(_lets_out(each, port) for each in selecting):
+            clean = False
+            names = ", ".join(each["metadata"]["name"] for each in selecting)
+            what = f"no network policy lets the planner connect to port {port}, where its metrics are ({names} cut off the rest)"
+            why = "where the network plugin enforces policies, it cannot read the load (of a Service, the port of its pods counts)"
+            rule = f'[{{"op":"add","path":"/spec/egress/-","value":{{"ports":[{{"protocol":"TCP","port":{port}}}]}}}}]'
+            own = next((each["metadata"]["name"] for each in selecting if (each["spec"].get("egress"))), selecting[0]["metadata"]["name"])
+            fix = f"{facts.kubectl} patch networkpolicy {own} --type=json -p '{rule}'    # for good: prometheus-port={port} in sla-params"
+            yield NETWORK.warning(what, why, fix)
+    if clean:
+        reach = f"network policies let the planner connect to port {' and '.join(map(str, ports))}"
+        yield NETWORK.ok(reach if selecting else "no network policy holds the planner")
+
+
+def _planners(facts: Facts) -> list[Workload]:
+    workloads = facts.namespace.workloads
+    return [] if isinstance(workloads, Unread) else [each for each in workloads if each.stage == "planner"]
+
+
+def _port(url: str) -> int | None:
+    parts = urlsplit(url)
+    return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _labels(workload: Workload) -> Mapping[str, str]:
+    return (workload.pod.get("metadata") or {}).get("labels") or {}
+
+
+def _cuts_egress(policy: Document) -> bool:
+    spec = policy["spec"]
+    return "Egress" in (spec.get("policyTypes") or (["Egress"] if spec.get("egress") else []))
+
+
+def _selects(policy: Document, labels: Mapping[str, str]) -> bool:
+    """`matchExpressions` are taken to select: better a question too many."""
+    selector: Mapping[str, Any] = policy["spec"].get("podSelector") or {}
+    return (selector.get("matchLabels") or {}).items() <= labels.items()
+
+
+def _lets_out(policy: Document, port: int) -> bool:
+    for rule in policy["spec"].get("egress") or ():
+        if not rule.get("ports"):
+            return True
+        for each in rule["ports"]:
+            low = each.get("port")
+            if each.get("protocol", "TCP") == "TCP" and (not isinstance(low, int) or low <= port <= each.get("endPort", low)):
+                return True
+    return False
+
+
+CHECKS = (check_settings, check_runs, check_memory, check_lease, check_network)

@@ -1,0 +1,149 @@
+"""What the Roles of the stages grant, and what of it an installation needs.
+
+`ROLES` repeats the rules of the committed Roles (jobs/*/role.yaml, manifests/components/*/objects/*role.yaml), because an image carries no manifests;
+a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+
+DYNAMO = "nvidia.com"
+GRAPHS, ADAPTERS = "dynamographdeployments", "dynamographdeploymentscalingadapters"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of a Role. `resources` with their subresource: `pods/log`."""
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One verb on one resource, of one object where `name` is given."""
+
+    verb: str
+    group: str
+    resource: str
+    name: str = ""
+
+    @property
+    def plural(self) -> str:
+        return self.resource.partition("/")[0]
+
+    @property
+    def subresource(self) -> str:
+        return self.resource.partition("/")[2]
+
+    @property
+    def what(self) -> str:
+        """As kubectl writes it: `deployments.apps/scale`, and the object's name."""
+        full = f"{self.plural}.{self.group}" if self.group else self.plural
+        return full + (f"/{self.subresource}" if self.subresource else "") + (f" {self.name}" if self.name else "")
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledObject:
+    """What the planner scales, other than a whole graph: `apps`, `deployments`, `prefill`."""
+
+    group: str
+    plural: str
+    name: str
+
+
+_LEADER_WORKER_SET = "leaderworkerset.x-k8s.io"
+_WORKLOADS = ("prefill", "decode")
+
+ROLES = MappingProxyType(
+    {
+        "planner": (
+            Rule("", ("pods",), ("list",)),
+            Rule("events.k8s.io", ("events",), ("create", "get", "patch")),
+            Rule("", ("configmaps",), ("get", "patch"), ("sla-planner-status",)),
+            Rule("autoscaling", ("horizontalpodautoscalers",), ("list",)),
+            Rule(DYNAMO, (GRAPHS,), ("get", "patch")),
+            Rule(DYNAMO, (ADAPTERS,), ("get",)),
+            Rule(DYNAMO, (f"{ADAPTERS}/scale",), ("get", "patch")),
+        ),
+        "planner-workloads": (
+            Rule("apps", ("deployments", "statefulsets"), ("get",), _WORKLOADS),
+            Rule(_LEADER_WORKER_SET, ("leaderworkersets",), ("get",), _WORKLOADS),
+            Rule("apps", ("deployments/scale", "statefulsets/scale"), ("get", "patch"), _WORKLOADS),
+            Rule(_LEADER_WORKER_SET, ("leaderworkersets/scale",), ("get", "patch"), _WORKLOADS),
+        ),
+        "planner-lease": (
+            Rule("coordination.k8s.io", ("leases",), ("create",)),
+            Rule("coordination.k8s.io", ("leases",), ("get", "update"), ("planner",)),
+        ),
+        "profile-sweep": (
+            Rule("", ("pods",), ("get", "list")),
+            Rule("", ("pods/log",), ("get",)),
+            Rule("", ("services",), ("get", "list")),
+            Rule("", ("configmaps",), ("create", "get", "list", "delete")),
+            Rule("", ("configmaps",), ("update",), ("planner-profile-data",)),
+            Rule("events.k8s.io", ("events",), ("list",)),
+            Rule(DYNAMO, (GRAPHS,), ("create", "get", "delete")),
+        ),
+        "profile-sweep-workloads": (
+            Rule("apps", ("deployments",), ("create", "get", "delete")),
+            Rule("", ("services",), ("create", "get", "delete")),
+        ),
+        "volume-access": (
+            Rule("", ("persistentvolumeclaims",), ("get", "list")),
+            Rule("batch", ("jobs",), ("create", "list", "delete")),
+            Rule("", ("pods",), ("get", "list", "watch")),
+            Rule("", ("pods/exec",), ("get", "create")),
+            Rule("events.k8s.io", ("events",), ("list",)),
+        ),
+    }
+)
+
+
+def rights_of(rules: Iterable[Rule]) -> Iterator[Right]:
+    """Verb by verb."""
+    for rule in rules:
+        for resource in rule.resources:
+            for name in rule.names or ("",):
+                yield from (Right(verb, rule.group, resource, name) for verb in rule.verbs)
+
+
+def planner_rights(graphs: Iterable[str], objects: Iterable[ScaledObject], *, state: str, lease: str) -> tuple[Right, ...]:
+    """Of a planner that scales these, remembers in the ConfigMap `state` and holds `lease`; '' = none of it."""
+    graphs, objects = tuple(graphs), tuple(objects)
+    needed: list[Right] = []
+    for right in rights_of(ROLES["planner"]):
+        if right.group != DYNAMO:
+            if right.resource != "configmaps":
+                needed.append(right)
+            elif state:
+                needed.append(Right(right.verb, right.group, right.resource, state))
+        elif right.plural == GRAPHS:
+            needed += (Right(right.verb, right.group, right.resource, graph) for graph in graphs)
+        elif graphs or any(each.plural == ADAPTERS for each in objects):
+            needed.append(right)
+    for rule in ROLES["planner-workloads"]:
+        for right in rights_of([Rule(rule.group, rule.resources, rule.verbs)]):
+            named = (each.name for each in objects if (each.group, each.plural) == (right.group, right.plural))
+            needed += (Right(right.verb, right.group, right.resource, name) for name in named)
+    if lease:
+        needed += (Right(right.verb, right.group, right.resource, lease if right.name else "") for right in rights_of(ROLES["planner-lease"]))
+    return tuple(dict.fromkeys(needed))
+
+
+def sweep_rights() -> tuple[tuple[Right, ...], tuple[tuple[Right, ...], ...]]:
+    """What every sweep needs, and the two ways of making engines: graphs of Dynamo, or plain Deployments."""
+    own = tuple(rights_of(ROLES["profile-sweep"]))
+    always = tuple(right for right in own if right.group != DYNAMO)
+    with_graphs = tuple(right for right in own if right.group == DYNAMO)
+    return always, (with_graphs, tuple(rights_of(ROLES["profile-sweep-workloads"])))
+
+
+def volume_rights() -> tuple[Right, ...]:
+    """Of people who run `inject-config` and `download-results` from outside."""
+    return tuple(rights_of(ROLES["volume-access"]))

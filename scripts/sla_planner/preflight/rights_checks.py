@@ -1,0 +1,81 @@
+"""Rights, verb by verb: of the ServiceAccounts that the stages run as, and of whoever runs this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from sla_planner.preflight.facts import Facts, Unread
+from sla_planner.preflight.finding import Area, Check, Finding
+from sla_planner.preflight.rights import Right
+
+OWN = Check("own-rights", Area.RIGHTS)
+
+
+def check_accounts_rights(facts: Facts) -> Iterator[Finding]:
+    """Of the stages that call the API."""
+    for account, granted in facts.rights.accounts.items():
+        check = Check(f"rights-of-{account}", Area.RIGHTS)
+        if isinstance(granted, Unread):
+            command = f"kubectl auth can-i --list --as=system:serviceaccount:{facts.namespace.name}:{account} -n {facts.namespace.name}"
+            yield check.unchecked(f"what the ServiceAccount {account} may do", granted.because, command)
+            continue
+        missing = [right for right, allowed in granted.items() if not allowed]
+        if account == "profile-sweep" and facts.rights.sweep_ways:
+            lacking = [[right for right, allowed in way.items() if not allowed] for way in facts.rights.sweep_ways]
+            missing += sorted(lacking, key=len)[0]
+        if not missing:
+            yield check.ok(f"the ServiceAccount {account} may do what its stage does ({len(granted)} rights asked for one by one)")
+        elif len(missing) >= len(granted):
+            what = f"the ServiceAccount {account} may do nothing of what its stage does"
+            yield check.problem(what, "its Role is not bound to it: every call is refused with 403", _bind(facts, account))
+        else:
+            what = f"the ServiceAccount {account} may not {in_words(missing)}"
+            yield check.problem(what, "those calls are refused with 403", _grant(facts, account, missing))
+
+
+def check_own(facts: Facts) -> Iterator[Finding]:
+    """Files go to and from the volume with the rights of the person who sends them."""
+    granted = facts.rights.own
+    if granted is None:
+        return
+    if isinstance(granted, Unread):
+        yield OWN.unchecked("what you may do", granted.because, f"kubectl auth can-i --list -n {facts.namespace.name}")
+        return
+    missing = [right for right, allowed in granted.items() if not allowed]
+    if missing:
+        why = "`sla-planner inject-config` and `download-results` work through a pod that they make with your rights"
+        fix = f"{facts.kubectl} create rolebinding NAME --role=volume-access --user=YOU    # the Role is in manifests/components/volume-access"
+        yield OWN.warning(f"you may not {in_words(missing)}", why, fix)
+    else:
+        yield OWN.ok("you may send files to the volume and fetch results from it")
+
+
+def in_words(rights: Iterable[Right]) -> str:
+    """`get and patch deployments.apps/scale prefill, list pods`"""
+    by_what: dict[str, list[str]] = {}
+    for right in rights:
+        by_what.setdefault(right.what, []).append(right.verb)
+    return ", ".join(f"{' and '.join(verbs)} {what}" for what, verbs in by_what.items())
+
+
+def _bind(facts: Facts, account: str) -> str:
+    return f"{facts.kubectl} apply -f jobs/{account}/role.yaml -f jobs/{account}/rolebinding.yaml"
+
+
+def _grant(facts: Facts, account: str, missing: Iterable[Right]) -> str:
+    """A Role beside ours, with exactly what is missing; one command per kind of object."""
+    by_what: dict[tuple[str, str], list[str]] = {}
+    for right in missing:
+        resource = right.what.partition(" ")[0]
+        by_what.setdefault((resource, right.name), []).append(right.verb)
+    commands = []
+    for number, ((resource, name), verbs) in enumerate(by_what.items(), start=1):
+        role = f"{account}-more-{number}"
+        named = f" --resource-name={name}" if name and "create" not in verbs and "list" not in verbs else ""
+        commands.append(f"{facts.kubectl} create role {role} --verb={','.join(verbs)} --resource={resource}{named}")
+        commands.append(f"{facts.kubectl} create rolebinding {role} --role={role} --serviceaccount={facts.namespace.name}:{account}")
+    commands.append(f"# for good, the component that grants it (manifests/README.md); or the Role again: {_bind(facts, account)}")
+    return "\n".join(commands)
+
+
+CHECKS = (check_accounts_rights, check_own)
