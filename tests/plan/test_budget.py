@@ -57,6 +57,7 @@ def test_two_gpu_decode_workers_never_exceed_eight_gpus() -> None:
 def test_what_limits_a_role_is_named() -> None:
     assert fit((5, 2), limits(most=(3, None)), -1, (1, 1)) == Fitted(3, 2, prefill_limited_by=Reason.CEILING)
     assert fit((0, 0), limits(least=(1, 2)), -1, (1, 1)) == Fitted(1, 2, Reason.FLOOR, Reason.FLOOR)
+    assert fit((2**40, 2), limits(), -1, (1, 1)) == Fitted(2**31 - 1, 2, prefill_limited_by=Reason.CEILING)  # `replicas` is an int32
     assert fit((4, 4), limits(), 4, (0, 0)) == Fitted(2, 2, Reason.BUDGET, Reason.BUDGET)
     assert fit((9, 1), limits(most=(4, None)), 4, (0, 0)) == Fitted(3, 1, prefill_limited_by=Reason.BUDGET)
 

@@ -8,7 +8,7 @@ from functools import reduce
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.stages.frontend_page import INTERVAL_S, RESTARTED, SCRIPT, START_S, frontend
 
@@ -307,6 +307,8 @@ PAGES = st.one_of(STRUCTURED, STRUCTURED, st.text(max_size=80), st.just(frontend
 
 
 @settings(FUZZ, max_examples=150)
+@example(texts=[("dynamo_frontend_output_sequence_tokens_sum -4799928001", 200), (frontend(500, 480), 200)], sizing="risk")  # 10 million a request
+@example(texts=[("dynamo_frontend_output_sequence_tokens_sum -3e12", 200), (frontend(500, 480), 200)], sizing="mean")  # more workers than an integer holds
 @given(texts=st.lists(st.tuples(PAGES, st.sampled_from([200, 200, 200, 500])), min_size=2, max_size=5), sizing=st.sampled_from(["risk", "mean"]))
 def test_no_page_however_odd_stops_the_planner_or_moves_an_unseen_fleet(page, tmp_path_factory, texts, sizing):
     folder = tmp_path_factory.mktemp("odd")

@@ -24,6 +24,7 @@ from sla_planner.plan.decision import Reason
 from sla_planner.plan.settings import RoleLimits
 
 UNLIMITED = -1
+MOST_WORKERS = 2**31 - 1  # what `replicas` of a Kubernetes object can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def fit(need: tuple[int, int], limits: tuple[RoleLimits, RoleLimits], max_gpu_bu
 
 def _within(need: int, limits: RoleLimits) -> int:
     raised = max(need, limits.min_workers)
-    return raised if limits.max_workers is None else min(raised, limits.max_workers)
+    return min(raised, MOST_WORKERS if limits.max_workers is None else limits.max_workers)
 
 
 def _share(need: tuple[int, int], wanted: tuple[int, int], limits: tuple[RoleLimits, RoleLimits], budget: int) -> tuple[int, int]:

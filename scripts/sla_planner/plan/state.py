@@ -17,10 +17,9 @@ from sla_planner.plan.jumps import JumpMemory
 from sla_planner.plan.room import Room
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.stability import Below
-from sla_planner.plan.work import LengthMix, Lengths
+from sla_planner.plan.work import LONGEST_TOKENS, LengthMix, Lengths
 
 FORMAT = 2
-LONGEST_TOKENS = 1e7  # of a prompt or an answer
 
 
 @dataclass(frozen=True, slots=True)

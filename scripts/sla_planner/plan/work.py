@@ -34,6 +34,7 @@ from sla_planner.model.sla import Sla
 from sla_planner.plan.observation import LengthHistogram, TrafficWindow
 
 INFEASIBLE_MARGIN = 1.5  # an impossible latency target is replaced by this times the latency of an empty worker
+LONGEST_TOKENS = 1e7  # of a prompt or an answer: beyond any context window; what a page says above it is not believed
 MIX_REQUESTS = 30.0  # completions that weigh as much as everything known before
 Lengths = tuple[tuple[float, ...], tuple[float, ...]]  # tokens, share of requests
 
@@ -199,7 +200,7 @@ def _best_tokens_per_s(engine: Engine) -> float:
 def _distribution(histogram: LengthHistogram | None, mean_tokens: float) -> Lengths:
     """A representative length per bucket, scaled so that the mean is the measured one; the mean alone without a histogram."""
     if histogram is None or sum(histogram.requests) <= 0:
-        return (max(mean_tokens, 1.0),), (1.0,)
+        return (_believable(mean_tokens),), (1.0,)
     lengths, counts = [], []
     lower = 1.0
     for upper, count in zip(histogram.upper_tokens, histogram.requests, strict=True):
@@ -210,7 +211,11 @@ def _distribution(histogram: LengthHistogram | None, mean_tokens: float) -> Leng
             lower = max(upper, 1.0)
     total = sum(counts)
     scale = mean_tokens / (sum(length * count for length, count in zip(lengths, counts, strict=True)) / total)
-    return tuple(max(length * scale, 1.0) for length in lengths), tuple(count / total for count in counts)
+    return tuple(_believable(length * scale) for length in lengths), tuple(count / total for count in counts)
+
+
+def _believable(tokens: float) -> float:
+    return min(max(tokens, 1.0), LONGEST_TOKENS)
 
 
 def _blend(old: Lengths, new: Lengths, gain: float) -> Lengths:
@@ -223,7 +228,7 @@ def _blend(old: Lengths, new: Lengths, gain: float) -> Lengths:
             continue
         if tokens and length < tokens[-1] * 1.1:
             merged = shares[-1] + share
-            tokens[-1] = (tokens[-1] * shares[-1] + length * share) / merged
+            tokens[-1] = _believable((tokens[-1] * shares[-1] + length * share) / merged)
             shares[-1] = merged
         else:
             tokens.append(length)

@@ -19,6 +19,7 @@ from sla_planner.cluster.state_store import StateStore, StateTaken
 from sla_planner.cluster.target import Counts, Fleet, Hold, Outcome, ScaleTarget
 from sla_planner.errors import ForbiddenError, PlannerError, UnreachableError, UsageError
 from sla_planner.metrics.scrape import ScrapeSource
+from sla_planner.plan.budget import MOST_WORKERS
 from sla_planner.plan.decision import Decision
 from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
 from sla_planner.plan.planner import decide, warm_up
@@ -302,6 +303,6 @@ def _counts(value: Any) -> Counts | None:
     if value is None:
         return None
     prefill, decode = (int(count) for count in value)
-    if not 0 <= min(prefill, decode) <= max(prefill, decode) < 2**31:
+    if not 0 <= min(prefill, decode) <= max(prefill, decode) <= MOST_WORKERS:
         raise ValueError(f"{value!r} is no pair of counts")
     return prefill, decode
