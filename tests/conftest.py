@@ -20,6 +20,9 @@ from hypothesis import settings
 
 START_TIMEOUT_S = 30.0
 
+# As the command does, and before anything imports numpy: threads that wait for one another would be most of what the tests of ARIMA cost.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 settings.register_profile("repeatable", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("repeatable")

@@ -311,6 +311,7 @@ VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DEL
 def _handler(stand_in: ApiStandIn, stop: threading.Event) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two packets: the second would wait 40 ms for the acknowledgement of the first
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

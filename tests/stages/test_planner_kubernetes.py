@@ -458,7 +458,6 @@ class TestOnceAsAJob:
     def test_the_verdict_is_left_as_the_termination_message(self, cluster, page, job):
         page.text = frontend(0, 0)
         assert job() == (0, "Nothing decided, holding prefill=1, decode=1")
-        page.text = frontend(1, 1)
         assert job() == (0, "No scaling needed (prefill=1, decode=1)")
 
     def test_a_missing_right_is_exit_2_and_the_line_is_left(self, cluster, page, job):
