@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+SERVED_NAME = "--served-model-name"
+
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
 _SHELL_COMMAND_FLAG = re.compile(r"-[a-z]*c")
 _GAP = re.compile(r"(?:[ \t\r]|\\\r?\n|(?<![^\s;])#[^\n]*)+")
@@ -90,6 +92,12 @@ class CommandLine:
             self._words.insert(at + 1, self._new(text))
         elif self._words[at + 1].value != text:
             self._words[at + 1] = self._rewritten(self._words[at + 1], text)
+
+    def set_model(self, names: Sequence[str], path: str, model: str) -> None:
+        """The weights at `path`, served as `model`: said where the two differ, or where a name is given already."""
+        self.set(names, path)
+        if path != model or self.has(SERVED_NAME):
+            self.set((SERVED_NAME,), model)
 
     def switch_on(self, *names: str) -> None:
         """A flag without a value; `names` are its spellings."""

@@ -1,6 +1,7 @@
 """What we know of one kind of engine. A backend is one module of `engines/backends/` with a constant `BACKEND`; nothing else names it.
 
 arguments   the command line of a worker, turned into a prefill-only or decode-only engine at a mapping
+serve       the same command line for another model
 capacity    how many tokens its KV cache holds, from its own log or pages; the right line of several
 failure     why it did not start, from its log
 families    the metric names it exports
@@ -61,6 +62,11 @@ class Backend(Protocol):
 
     def spread(self, given: Sequence[str], mapping: ParallelMapping) -> list[str]:
         """`given` at `mapping`, in the role that it has. Raises `UsageError` as `arguments`."""
+        ...
+
+    def serve(self, given: Sequence[str], model: str, path: str, *, trust: bool) -> list[str]:
+        """`given` for the weights at `path` (a name or a folder), which requests ask for as `model`. `trust`: the code that comes with them runs.
+        Raises `UsageError` as `arguments`."""
         ...
 
     def capacity(self, evidence: Evidence, deployment: Deployment) -> Capacity | None:

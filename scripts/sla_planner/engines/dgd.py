@@ -3,6 +3,7 @@
     derive      Frontend + one worker under the decode service's name, one replica, with the arguments of `Backend.arguments`; nothing else is left
                 prefill: the worker is the prefill service;   decode, both: the decode service;   an aggregated manifest: its only worker
     derive_pair Frontend + both workers, each at its mapping and in its role
+    place_pair  the manifest itself with both workers at their mappings: what is deployed to serve
     GPUs        of `mapping`, as limit and request; where the manifest runs an engine over several nodes, over nodes of the size that it shows
     isolation   the derived deployment has its own name, and its own Dynamo namespace where the manifest names one
 
@@ -51,11 +52,11 @@ def derive(document: Mapping[str, Any], backend: Backend, deployment: Deployment
     """One engine of `deployment`, called `name`; `image`: of the worker, else as it is. Raises `UsageError` when it cannot be."""
     derived: Document = unshared(document)
     services = read_services(derived)
-    _check_framework(derived, backend)
+    check_framework(derived, backend)
     workers = workers_of(services)
     given = workers[Phase.PREFILL if deployment.phase is Phase.PREFILL else Phase.DECODE]
     node_gpus = _node_gpus(workers.values())
-    frontend = _frontend(services)
+    frontend = frontend_of(services)
     engine = given.renamed(workers[Phase.DECODE].name)
     if workers[Phase.PREFILL].name != workers[Phase.DECODE].name:
         engine.become_decode()
@@ -73,24 +74,28 @@ def derive_pair(
     """A prefill and a decode worker at their `mappings`, as disaggregated as in the manifest; None for an aggregated one. Else as `derive`."""
     derived: Document = unshared(document)
     services = read_services(derived)
-    _check_framework(derived, backend)
-    workers = workers_of(services)
-    prefill, decode = workers[Phase.PREFILL], workers[Phase.DECODE]
-    if prefill is decode:
+    pair = _spread_pair(derived, services, backend, mappings)
+    if pair is None:
         return None
-    node_gpus = _node_gpus(workers.values())
-    for worker, mapping in zip((prefill, decode), mappings, strict=True):
-        worker.run_alone()
-        worker.set_gpus(mapping.gpus, node_gpus)
-        worker.rewrite_arguments(lambda given, to=mapping: backend.spread(given, to))  # type: ignore[misc]
-        if image:
+    if image:
+        for worker in pair:
             worker.set_image(image)
-    return _with_services(derived, (_frontend(services), prefill, decode), name)
+    return _with_services(derived, (frontend_of(services), *pair), name)
+
+
+def place_pair(document: Mapping[str, Any], backend: Backend, mappings: tuple[ParallelMapping, ParallelMapping], *, name: str) -> Document:
+    """The manifest called `name`, one prefill and one decode worker at their `mappings`; a planner is left out, everything else stays. Raises
+    `UsageError` for an aggregated one, else as `derive`."""
+    placed: Document = unshared(document)
+    services = read_services(placed)
+    if _spread_pair(placed, services, backend, mappings) is None:
+        raise UsageError("the manifest has one worker for both phases", hint="give one with a prefill and a decode worker: they are scaled apart")
+    return _with_services(placed, [service for service in services if not service.is_planner], name)
 
 
 def frontend_name(document: Mapping[str, Any]) -> str:
     """Of the frontend service."""
-    return _frontend(read_services(unshared(document))).name
+    return frontend_of(read_services(unshared(document))).name
 
 
 def gpus_of_pods(document: Mapping[str, Any]) -> tuple[int, ...]:
@@ -128,7 +133,8 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _text)
 
 
-def _check_framework(document: Mapping[str, Any], backend: Backend) -> None:
+def check_framework(document: Mapping[str, Any], backend: Backend) -> None:
+    """Raises `UsageError` for a manifest that says that it is for another engine."""
     framework = document["spec"].get("backendFramework")
     if framework and framework != backend.name:
         raise UsageError(f"the manifest is for {framework}, asked for is {backend.name}", hint=f"use --backend {framework}")
@@ -151,11 +157,29 @@ def workers_of(services: list[Service]) -> dict[Phase, Service]:
     raise UsageError(f"the manifest has no {missing} service among: {_names(services)}", hint="set subComponentType (v1alpha1) or type (v1beta1)")
 
 
-def _frontend(services: list[Service]) -> Service:
+def frontend_of(services: list[Service]) -> Service:
+    """The only frontend. Raises `UsageError`."""
     found = [service for service in services if service.is_frontend]
     if len(found) != 1:
         raise UsageError(f"the manifest has {len(found) or 'no'} frontend services among: {_names(services)}", hint="one engine needs one frontend")
     return found[0]
+
+
+def _spread_pair(
+    document: Document, services: list[Service], backend: Backend, mappings: tuple[ParallelMapping, ParallelMapping]
+) -> tuple[Service, Service] | None:
+    """Prefill and decode worker, one of each, at their `mappings`; None where one worker does both."""
+    check_framework(document, backend)
+    workers = workers_of(services)
+    prefill, decode = workers[Phase.PREFILL], workers[Phase.DECODE]
+    if prefill is decode:
+        return None
+    node_gpus = _node_gpus(workers.values())
+    for worker, mapping in zip((prefill, decode), mappings, strict=True):
+        worker.run_alone()
+        worker.set_gpus(mapping.gpus, node_gpus)
+        worker.rewrite_arguments(lambda given, to=mapping: backend.spread(given, to))  # type: ignore[misc]
+    return prefill, decode
 
 
 def _node_gpus(workers: Iterable[Service]) -> int | None:

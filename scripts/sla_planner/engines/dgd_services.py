@@ -50,12 +50,25 @@ class Service:
         return "frontend" in (self.component_type, self.name.lower())
 
     @property
+    def is_planner(self) -> bool:
+        return "planner" in (self.component_type, self.name.lower())
+
+    @property
     def may_be_worker(self) -> bool:
         return not self.is_frontend and self.component_type not in _NO_WORKER and self.name.lower() not in _NO_WORKER
 
     @property
     def container(self) -> dict[str, Any]:
         return _inside(self.body, "extraPodSpec", "mainContainer")
+
+    @property
+    def pod(self) -> dict[str, Any]:
+        """The pod's spec, less the container."""
+        return _inside(self.body, "extraPodSpec")
+
+    @property
+    def environment(self) -> list[Any]:
+        return _listed(self.body, "envs")
 
     @property
     def image(self) -> str:
@@ -100,6 +113,21 @@ class Service:
 
     def set_image(self, image: str) -> None:
         self.container["image"] = image
+
+    def mount_claim(self, volume: str, claim: str, path: str) -> None:
+        """The claim in every pod, read and written as its mode allows; a mount that is at `path` already gives way."""
+        _named(_listed(self.pod, "volumes"), {"name": volume, "persistentVolumeClaim": {"claimName": claim}})
+        mounts = _listed(self.container, "volumeMounts")
+        mounts[:] = [mount for mount in mounts if not (isinstance(mount, dict) and mount.get("mountPath") == path)]
+        _named(mounts, {"name": volume, "mountPath": path})
+
+    def add_pull_secret(self, secret: str) -> None:
+        _named(_listed(self.pod, "imagePullSecrets"), {"name": secret})
+
+    def set_env_from_secret(self, variable: str, secret: str, key: str) -> None:
+        """The secret may be absent."""
+        source = {"secretKeyRef": {"name": secret, "key": key, "optional": True}}
+        _named(self.environment, {"name": variable, "valueFrom": source})
 
     def set_gpus(self, gpus: int, node_gpus: int | None) -> None:
         """`node_gpus`: GPUs of one node where the manifest shows it, else all go to one node."""
@@ -158,6 +186,14 @@ class Component(Service):
             if isinstance(container, dict) and container.get("name") == "main":
                 return container
         raise UsageError(f"{self.name} has no container named main", hint="the operator of v1beta1 looks for it in podTemplate.spec.containers")
+
+    @property
+    def pod(self) -> dict[str, Any]:
+        return _inside(self.body, "podTemplate", "spec")
+
+    @property
+    def environment(self) -> list[Any]:
+        return _listed(self.container, "env")
 
     def become_decode(self) -> None:
         self.body["type"] = str(Phase.DECODE)
@@ -227,6 +263,20 @@ def _inside(mapping: dict[str, Any], *keys: str) -> dict[str, Any]:
             mapping[key] = {}
         mapping = mapping[key]
     return mapping
+
+
+def _listed(mapping: dict[str, Any], key: str) -> list[Any]:
+    """The list under `key`, made where there is none."""
+    if not isinstance(mapping.get(key), list):
+        mapping[key] = []
+    found: list[Any] = mapping[key]
+    return found
+
+
+def _named(items: list[Any], item: dict[str, Any]) -> None:
+    """`item` in the place of the one of its name, else at the end."""
+    at = next((at for at, one in enumerate(items) if isinstance(one, dict) and one.get("name") == item["name"]), len(items))
+    items[at : at + 1] = [item]
 
 
 def _count(value: Any, what: str) -> int:

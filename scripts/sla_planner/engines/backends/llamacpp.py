@@ -74,6 +74,9 @@ class Llamacpp:
     def spread(self, given: Sequence[str], mapping: ParallelMapping) -> list[str]:  # noqa: ARG002 - the contract of all engines
         raise _no_manifest()
 
+    def serve(self, given: Sequence[str], model: str, path: str, *, trust: bool) -> list[str]:  # noqa: ARG002 - the contract of all engines
+        raise _no_manifest()
+
     def capacity(self, evidence: Evidence, deployment: Deployment) -> Capacity | None:  # noqa: ARG002 - one engine, one cache
         return _of_log(plain(evidence.log)) or _of_props(evidence.pages.get("/props", ""))
 

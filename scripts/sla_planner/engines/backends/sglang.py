@@ -31,6 +31,7 @@ from sla_planner.sweep.port import Capacity, Deployment, Phase
 TOKENS_PER_PREFILL_STEP = 32768
 
 _PROGRAM = re.compile(r"(?:\S*/)?sglang serve|dynamo\.sglang(?:\.\S+)?|sglang\.launch_server")
+_MODEL = ("--model-path", "--model")
 _TP = ("--tp", "--tp-size", "--tensor-parallel-size")
 _PP = ("--pp", "--pp-size", "--pipeline-parallel-size")
 _DP = ("--dp", "--dp-size", "--data-parallel-size")
@@ -86,6 +87,13 @@ class Sglang:
     def spread(self, given: Sequence[str], mapping: ParallelMapping) -> list[str]:
         line = CommandLine(given, _PROGRAM)
         _spread(line, mapping)
+        return line.written()
+
+    def serve(self, given: Sequence[str], model: str, path: str, *, trust: bool) -> list[str]:
+        line = CommandLine(given, _PROGRAM)
+        line.set_model(_MODEL, path, model)
+        if trust:
+            line.switch_on("--trust-remote-code")
         return line.written()
 
     def capacity(self, evidence: Evidence, deployment: Deployment) -> Capacity | None:

@@ -28,6 +28,9 @@ class Simulated:
     def spread(self, given: Sequence[str], mapping: ParallelMapping) -> list[str]:  # noqa: ARG002 - the contract of all engines
         raise _no_manifest()
 
+    def serve(self, given: Sequence[str], model: str, path: str, *, trust: bool) -> list[str]:  # noqa: ARG002 - the contract of all engines
+        raise _no_manifest()
+
     def capacity(self, evidence: Evidence, deployment: Deployment) -> Capacity | None:  # noqa: ARG002 - one engine, one cache
         tokens = tokens_of_blocks(evidence.pages.get("/metrics", ""))
         return Capacity(max(tokens), f"/metrics: {CACHE_INFO}") if tokens else None

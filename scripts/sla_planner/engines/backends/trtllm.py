@@ -29,6 +29,7 @@ from sla_planner.sweep.port import Capacity, Deployment, Phase
 TOKENS_PER_PREFILL_STEP = 32768
 
 _PROGRAM = re.compile(r"dynamo\.trtllm(?:\.\S+)?")
+_MODEL = ("--model-path", "--model")
 _OVERRIDES = "--override-engine-args"
 _DYNAMIC = "--trtllm."
 _MOE_KEYS = ("moe_expert_parallel_size", "moe_tensor_parallel_size", "moe_cluster_parallel_size")
@@ -76,6 +77,13 @@ class Trtllm:
 
     def spread(self, given: Sequence[str], mapping: ParallelMapping) -> list[str]:
         return _rewritten(CommandLine(given, _PROGRAM), mapping, lambda _: None)
+
+    def serve(self, given: Sequence[str], model: str, path: str, *, trust: bool) -> list[str]:
+        line = CommandLine(given, _PROGRAM)
+        line.set_model(_MODEL, path, model)
+        if trust:
+            line.set((_OVERRIDES,), json.dumps(_overrides(line) | {"trust_remote_code": True}))
+        return line.written()
 
     def capacity(self, evidence: Evidence, deployment: Deployment) -> Capacity | None:
         log = plain(evidence.log)

@@ -30,6 +30,7 @@ TOKENS_PER_PREFILL_STEP = 32768
 CACHE_INFO = "vllm:cache_config_info"
 
 _PROGRAM = re.compile(r"(?:\S*/)?vllm serve|dynamo\.vllm(?:\.\S+)?|vllm\.entrypoints\.\S+")
+_MODEL = ("--model",)
 _TP = ("--tensor-parallel-size", "-tp")
 _PP = ("--pipeline-parallel-size", "-pp")
 _DP = ("--data-parallel-size", "-dp")
@@ -85,6 +86,13 @@ class Vllm:
     def spread(self, given: Sequence[str], mapping: ParallelMapping) -> list[str]:
         line = CommandLine(given, _PROGRAM)
         _spread(line, mapping)
+        return line.written()
+
+    def serve(self, given: Sequence[str], model: str, path: str, *, trust: bool) -> list[str]:
+        line = CommandLine(given, _PROGRAM)
+        line.set_model(_MODEL, path, model)
+        if trust:
+            line.switch_on("--trust-remote-code")
         return line.written()
 
     def capacity(self, evidence: Evidence, deployment: Deployment) -> Capacity | None:

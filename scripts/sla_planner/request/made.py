@@ -1,0 +1,62 @@
+"""The objects of a request (`makers.Makers`), made of what it says, what is seen, and the settings of whoever installed the reconciler."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sla_planner.request.generated import generated, prepared
+from sla_planner.request.made_marks import config_map
+from sla_planner.request.made_names import BASE_KEY, GRAPH_KEY, SHARED_PROFILE, SPEC_KEY, output_name, profile_name
+from sla_planner.request.makers import CannotBeMadeError
+from sla_planner.request.manifests import Manifests
+from sla_planner.request.profiling_job import profiling_job
+from sla_planner.request.seen import ProfileSeen, Seen
+from sla_planner.request.settings import Settings
+from sla_planner.request.spec import Object, Request
+
+
+class Maker:
+    """Implements `Makers`. The same input gives the same objects."""
+
+    def __init__(self, settings: Settings, manifests: Manifests) -> None:
+        self._settings, self._manifests = settings, manifests
+
+    def frozen(self, request: Request, seen: Seen) -> Object:
+        if seen.base is None:
+            raise CannotBeMadeError("BaseManifestMissing", seen.base_trouble or "there is no base manifest")
+        return config_map(request, self._settings, output_name(request), self._inputs(request, seen.base))
+
+    def profile_config_map(self, request: Request) -> Object:
+        return config_map(request, self._settings, profile_name(request), {})
+
+    def job(self, request: Request, seen: Seen) -> Object:
+        return profiling_job(request, self._settings, seen.gpus)
+
+    def graph(self, request: Request, seen: Seen) -> dict[str, Any]:
+        return generated(request, self._settings, self._manifests, _base(request, seen), _profile(seen))
+
+    def outputs(self, request: Request, seen: Seen, graph: Object) -> tuple[Object, ...]:
+        data = {**self._inputs(request, _base(request, seen)), GRAPH_KEY: self._manifests.text(graph)}
+        made = [config_map(request, self._settings, output_name(request), data)]
+        if seen.alone:
+            made.append(config_map(request, self._settings, SHARED_PROFILE, _profile(seen).files))
+        return tuple(made)
+
+    def _inputs(self, request: Request, base: str) -> dict[str, str]:
+        manifest = self._manifests.text(prepared(request, self._settings, self._manifests, base))
+        return {BASE_KEY: manifest, SPEC_KEY: json.dumps(request.spec, indent=1, sort_keys=True) + "\n"}
+
+
+def _base(request: Request, seen: Seen) -> str:
+    """As it was put by, which engines were measured from; where it came from may say something else by now."""
+    base = seen.held.get(output_name(request), {}).get(BASE_KEY, seen.base)
+    if base is None:
+        raise CannotBeMadeError("BaseManifestMissing", seen.base_trouble or "there is no base manifest")
+    return base
+
+
+def _profile(seen: Seen) -> ProfileSeen:
+    if seen.profile is None:
+        raise CannotBeMadeError("ProfileMissing", "there is no profile; delete the request and create it again")
+    return seen.profile
