@@ -20,6 +20,21 @@ from sla_planner.request.reading import Section
 from sla_planner.request.spec import BaseManifest, Deploying, EngineLimits, Method, ModelCache, Object, Profiling, Request
 
 _WHERE_THE_MANIFEST_LIES = "/config/"
+_OLDER_MODELS = {
+    "DEEPSEEK_V3": "deepseek-ai/DeepSeek-V3",
+    "KIMI_K2": "moonshotai/Kimi-K2-Instruct",
+    "LLAMA3.1_8B": "meta-llama/Meta-Llama-3.1-8B",
+    "LLAMA3.1_70B": "meta-llama/Meta-Llama-3.1-70B",
+    "LLAMA3.1_405B": "meta-llama/Meta-Llama-3.1-405B",
+    "MOE_Mixtral8x7B": "mistralai/Mixtral-8x7B-v0.1",
+    "MOE_Mixtral8x22B": "mistralai/Mixtral-8x22B-v0.1",
+    "QWEN3_0.6B": "Qwen/Qwen3-0.6B",
+    "QWEN3_1.7B": "Qwen/Qwen3-1.7B",
+    "QWEN3_8B": "Qwen/Qwen3-8B",
+    "QWEN3_32B": "Qwen/Qwen3-32B",
+    "QWEN3_235B": "Qwen/Qwen3-235B-A22B",
+    "QWEN3_480B": "Qwen/Qwen3-Coder-480B-A35B-Instruct",
+}
 _PROMISE = ("isl", "osl", "ttft", "itl")
 
 
@@ -58,6 +73,7 @@ def read_alpha(object: Object, spec: Section, allowed: Allowed) -> Request | Non
     goal = common.goal(lengths, config.sla.milliseconds("ttft"), config.sla.milliseconds("itl"), planner)
     profiled = _profiling(spec, profiling, config, lengths, allowed)
     deployed = _deploying(spec, config, metadata, planner)
+    auto_apply = spec.flag("autoApply")
     whole.finish()
     if model is None or backend is None or goal is None:
         return None
@@ -72,7 +88,7 @@ def read_alpha(object: Object, spec: Section, allowed: Allowed) -> Request | Non
         goal=goal,
         profiling=profiled,
         deploying=deployed,
-        auto_apply=spec.flag("autoApply") or False,
+        auto_apply=auto_apply or False,
         spec=spec.values,
         annotations=metadata.get("annotations") or {},
         notes=tuple(spec.findings.notes),
@@ -161,10 +177,20 @@ def _ai_configurator(config: _Config, backend: Any, offline: bool) -> tuple[str 
         if (engine := section.text(name)) is not None and engine != backend and offline:
             message = f"{engine!r} cannot be followed: the profile would be of another engine than {backend!r}, which is served"
             section.fault(name, message, "remove it")
+    if model is not None and "/" not in model:
+        model = _huggingface_id(config, model)
     if not offline and (system or model or version):
         config.whole.findings.note(sweep.path, "the settings of AI Configurator have no effect: use_ai_configurator is not true")
         return None, None, None
     return system, model, version
+
+
+def _huggingface_id(config: _Config, model: str) -> str | None:
+    """Of a name as AI Configurator had them before it took ids. A path of the container has a slash as well."""
+    if (found := _OLDER_MODELS.get(model)) is None:
+        path = config.sweep.path_of("aic_hf_id") if "aic_hf_id" in config.sweep else config.aic.path_of("model_name")
+        config.whole.findings.fault(path, f"{model!r} is no id of Hugging Face", "write for example Qwen/Qwen3-32B, or leave it out for spec.model")
+    return found
 
 
 def _deploying(spec: Section, config: _Config, metadata: Object, planner: dict[str, Any]) -> Deploying:
