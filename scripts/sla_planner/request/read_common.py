@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sla_planner.model.sla import Sla
-from sla_planner.request.names import job_name
 from sla_planner.request.reading import Findings, Section, is_number, is_whole, meant, shown, snake_case
 from sla_planner.request.spec import Fault, ModelCache, Object
 from sla_planner.sweep.result import Goal
@@ -20,7 +19,7 @@ MODEL_CACHE_PATH = "/opt/model-cache"  # where the reference mounts it
 FEWEST_PREFILL_POINTS, FEWEST_DECODE_POINTS = 4, 5
 
 LONGEST_LABEL = 63
-LONGEST_NAME = LONGEST_LABEL - len(job_name(""))
+LONGEST_NAME = LONGEST_LABEL - len("profile-")  # the Job is called profile-<name>
 _LONGEST_SERVICE = "-frontend"  # added to a graph's name, it is the name of a Service
 
 _LABEL_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -61,7 +60,7 @@ class Allowed:
 def check_name(name: str, findings: Findings) -> None:
     """Of the request itself: the Job that profiles is called after it."""
     if len(name) > LONGEST_NAME:
-        message = f"{name!r} has {len(name)} characters, and the Job {job_name(name)} would have more than {LONGEST_LABEL}"
+        message = f"{name!r} has {len(name)} characters, and the Job profile-{name} would have more than {LONGEST_LABEL}"
         findings.fault("metadata.name", message, f"use at most {LONGEST_NAME} characters")
 
 
