@@ -33,6 +33,7 @@ STAGES = {
     "profile-sweep": "measure an engine at every mapping, and pick the one that keeps the promise at the most throughput per GPU",
     "inject-config": "put the manifest that a sweep derives engines from onto its volume in the cluster",
     "download-results": "copy the results of a sweep from its volume in the cluster to this machine",
+    "reconcile-requests": "bring deployment requests one step further: profiled, generated, deployed",
     "profile": "show a profile: its points, what is doubted of them, and the laws they follow",
     "engine-sim": "serve an OpenAI-compatible engine whose speed follows a profile",
     "load-test": "send recorded or synthetic traffic and measure TTFT and ITL",

@@ -4,8 +4,8 @@
     nvidia.com/gpu.memory     MiB of one
     nvidia.com/gpu.count      of the node; what is allocatable counts more, since a device that is broken is not
 
-A cluster may have several products: the one with the most GPUs is told. The name that AI Configurator has for it is guessed for no product that is not
-known. Where nodes may not be listed, nothing is known, which is said and not guessed around.
+A cluster may have several products: the one with the most GPUs is told. A product that is not known gets no name of
+AI Configurator. Where nodes may not be listed, nothing is known, which is said and not guessed around.
 """
 
 from __future__ import annotations

@@ -69,6 +69,11 @@ class Leadership:
             return f"lease {self.name} cannot be had: {self._trouble}"
         return f"lease {self.name} is held by {self._holder}" if self._holder else f"lease {self.name} is not ours yet"
 
+    @property
+    def trouble(self) -> str:
+        """Why the last try did not come through; '' where it did, also when somebody else holds it."""
+        return self._trouble
+
     def start(self) -> None:
         """Try once, then go on in the background."""
         self.attempt()
