@@ -1,9 +1,6 @@
 """Same traffic, same observation: a real Prometheus (Debian package `prometheus`) and direct scraping read the same two frontends."""
 
 import dataclasses
-import shutil
-import socket
-import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from tests.e2e.prometheus_server import prometheus_server, wait_for
 
 from sla_planner.engines.metric_names import metric_family
 from sla_planner.metrics.prometheus import PrometheusAccess, PrometheusSource
@@ -22,7 +20,6 @@ pytestmark = pytest.mark.e2e
 
 FAMILY = metric_family("dynamo")
 MODEL = "Qwen/Qwen3-0.6B"
-PATIENCE_S = 60.0
 
 
 class Frontend:
@@ -76,13 +73,6 @@ class Frontend:
         self._server.server_close()
 
 
-def wait_for(condition, what):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S:g} s for {what}"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def frontends():
     both = [Frontend("qwen/qwen3-0.6b"), Frontend("QWEN/Qwen3-0.6B")]
@@ -94,41 +84,9 @@ def frontends():
 @pytest.fixture
 def prometheus(frontends, tmp_path):
     """Root URL of a Prometheus that scrapes both frontends every second."""
-    binary = shutil.which("prometheus")
-    assert binary, "no `prometheus` on PATH; apt-get install prometheus (only the binary is needed)"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    targets = ", ".join(f'"{one.address}"' for one in frontends)
-    config = tmp_path / "prometheus.yml"
-    config.write_text(
-        f"global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n- job_name: frontends\n  static_configs:\n"
-        f"  - targets: [{targets}]\n    labels: {{dynamo_namespace: prod}}\n"
-    )
-    command = [
-        binary,
-        f"--config.file={config}",
-        f"--storage.tsdb.path={tmp_path / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--log.level=warn",
-    ]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers():
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        try:
-            return requests.get(f"{url}/-/ready", timeout=1).ok
-        except requests.ConnectionError:
-            return False
-
-    try:
-        wait_for(answers, "Prometheus")
+    scraped = {"targets": [one.address for one in frontends], "labels": {"dynamo_namespace": "prod"}}
+    with prometheus_server(tmp_path, [{"job_name": "frontends", "static_configs": [scraped]}]) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def sample(url, query):

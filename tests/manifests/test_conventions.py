@@ -18,7 +18,7 @@ OBJECTS = [pytest.param(each, id=source) for source, each in EVERYTHING]
 PODS = [pytest.param(template, id=source) for source, each in EVERYTHING if (template := pod_template(each))]
 JOBS = [pytest.param(each, spec, id=source) for source, each in EVERYTHING if (spec := job_spec(each))]
 MINORS = ("1.35", "1.36", "1.37")
-CUSTOM = {"PodMonitor"}  # of the Prometheus Operator; test_kustomizations.py
+CUSTOM = {"PodMonitor", "PrometheusRule"}  # of the Prometheus Operator; test_kustomizations.py, test_monitoring.py
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding"}
 WITH_BLAS = {"planner", "profile-sweep", "engine-sim"}  # images with numpy
 WITH_THE_API = {"planner", "profile-sweep"}
