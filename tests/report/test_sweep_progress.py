@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import json
 import os
 import pty
 import re
@@ -13,7 +14,9 @@ from dataclasses import replace
 import pytest
 
 from sla_planner.model.profile import ParallelMapping
-from sla_planner.report.sweep_progress import SweepProgress, bar_line, plain_line, point_line, time_left
+from sla_planner.report.sweep_progress import SweepProgress, bar_line, plain_line, point_line, progress_fields, time_left
+from sla_planner.request import seen
+from sla_planner.request.progress import read_progress
 from sla_planner.sweep.points import DecodeSeen, DecodeShape, Point, PrefillSeen, PrefillShape
 from sla_planner.sweep.result import Progress
 
@@ -50,6 +53,31 @@ def _read(descriptor):
 
 def test_a_point_is_one_plain_line():
     assert plain_line(NOW) == "TP2 decode ISL 3000 batch 48: ITL 12.3 ms, 3,903 tokens/s/GPU (14 of 40, about 3 min left)"
+
+
+@pytest.mark.parametrize(
+    ("doing", "point", "phase", "mapping"),
+    [
+        ("TP2: starting", None, "SweepingPrefill", "TP:2"),
+        ("DEP16 decode: starting", None, "SweepingDecode", "decode DEP:16"),
+        ("TP2-PP2: starting it again: TP9: no answer", None, "SweepingPrefill", "TP:2-PP:2"),
+        ("TP2: prefill ISL 3000 x4", None, "SweepingPrefill", "prefill TP:2"),
+        ("TP2: decode ISL 3000 batch 48", None, "SweepingDecode", "decode TP:2"),
+        ("TP2: decode ISL 3000 batch 48", DECODE, "SweepingDecode", "decode TP:2"),
+        ("verifying TP1 + TP2: 40 requests at 1.3 a second", None, "BuildingCurves", "TP:1 + TP:2"),
+        ("verifying TP2: starting", None, "BuildingCurves", "TP:2"),
+        ("somebody wrote this sentence: without a mapping", None, "Initializing", ""),
+    ],
+)
+def test_the_same_as_data(doing, point, phase, mapping):
+    told = progress_fields(replace(NOW, doing=doing, point=point))
+    assert told == {"phase": phase, "mapping": mapping, "point": 15, "points": 40, "eta_s": 170.0}
+    assert read_progress(json.dumps({"message": doing, "progress": told})) == seen.Progress(phase, mapping, 15, 40, 170.0)
+
+
+def test_as_data_the_last_point_is_not_followed_by_another():
+    told = progress_fields(replace(NOW, done=40, remaining_s=None))
+    assert (told["point"], told["points"], told["eta_s"]) == (40, 40, None)
 
 
 def test_a_prompt_alone_and_prompts_at_once():

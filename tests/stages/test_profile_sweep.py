@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import yaml
 
 from sla_planner.cli import run
 from sla_planner.model.profile import DecodeMeasurement, DecodePoint, ParallelMapping, PrefillMeasurement, PrefillPoint, Profile
+from sla_planner.request.progress import read_progress
 from sla_planner.stages import profile_sweep_run
 from sla_planner.store.profile_files import PROFILE_JSON, read_profile, write_profile_json
 from sla_planner.sweep import measure
@@ -209,9 +211,28 @@ def test_every_log_line_is_a_json_object(whole: Whole) -> None:
     lines = [json.loads(line) for line in whole.ended.stderr.splitlines()]
     assert all({"time", "level", "message"} <= set(line) for line in lines)
     assert any(line["message"].startswith("Estimate: 2 deployments, ") for line in lines)
-    done = [line["done"] for line in lines if "done" in line]
-    assert done == sorted(done)
-    assert done[-1] == len(whole.place.points())
+
+
+def test_the_log_tells_how_far_it_is_as_data(whole: Whole) -> None:
+    lines = whole.ended.stderr.splitlines()
+    seen = [progress for line in lines if (progress := read_progress(line))]
+    assert [phase for phase, _ in groupby(progress.phase for progress in seen)] == [
+        "Initializing",
+        "SweepingPrefill",
+        "SweepingDecode",
+        "SweepingPrefill",  # of the engine that does not start
+        "SelectingConfig",
+        "BuildingCurves",
+        "Done",
+    ]
+    measuring = [progress for progress in seen if progress.phase.startswith("Sweeping")]
+    assert {progress.mapping for progress in measuring} == {"TP:1", "prefill TP:1", "decode TP:1", "TP:2"}
+    points = [progress.point for progress in measuring]
+    assert points == sorted(points)
+    assert seen[-1].point == seen[-1].points == len(whole.place.points())
+    assert all(progress.point <= progress.points for progress in seen)
+    assert any(progress.eta_s is not None for progress in measuring)
+    assert read_progress("\n".join(lines)) == seen[-1]
 
 
 def test_no_engine_is_left(whole: Whole) -> None:

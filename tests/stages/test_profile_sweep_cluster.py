@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -220,9 +221,17 @@ def test_a_sweep_leaves_its_results_in_the_folder_and_in_the_cluster_and_nothing
 
 
 @pytest.mark.e2e
-def test_a_promise_that_cannot_be_kept_is_published_as_that(cluster: ApiStandIn, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_promise_that_cannot_be_kept_is_published_as_that(
+    cluster: ApiStandIn, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = tmp_path / "termination-log"
+    word.touch()
+    monkeypatch.setenv("TERMINATION_LOG", str(word))
     assert run(place.flags("--publish-configmap", "data", "--ttft", "1", "--itl", "1")) == 3
-    assert last_line(capsys).startswith("error: no mapping keeps TTFT 1 ms")
+    last = last_line(capsys)
+    nearest = r"the nearest is [\d.,]+ ms with TP1 \(.+?\)"
+    assert re.match(rf"error: no mapping keeps TTFT 1 ms .+: {nearest}; nor ITL 1 ms: {nearest}; set --ttft [\d.]+", last), last
+    assert word.read_text() == last
     published = cluster.get("configmaps", "data")
     assert published is not None
     assert published["metadata"]["annotations"]["slaplanner.io/feasible"] == "false"

@@ -8,6 +8,7 @@ import pytest
 
 from sla_planner.model.fitted import FittedDecode
 from sla_planner.model.tensor_parallel import over_tensor_parallel
+from sla_planner.request.progress import read_progress
 from sla_planner.store.profile_files import read_profile, sample_profile_dir, write_profile_json
 
 pytestmark = pytest.mark.e2e
@@ -46,6 +47,12 @@ def test_a_mixture_of_experts_is_known_as_one(tmp_path):
     found = json.loads(ended.stdout)
     assert (found["prefill"]["mapping"], found["decode"]["mapping"]) == ("TEP8", "DEP8")
     assert set(found["left_out"]) >= {"TP1", "DEP4"}
+
+
+def test_its_log_tells_the_phases(tmp_path):
+    ended = sweep(tmp_path, "--model", "Qwen/Qwen3-32B", "--max-num-gpus", "2", "--log-format", "json")
+    phases = [progress.phase for line in ended.stderr.splitlines() if (progress := read_progress(line))]
+    assert phases == ["Initializing", "SelectingConfig", "BuildingCurves", "Done"]
 
 
 def test_a_promise_that_nothing_keeps_names_the_nearest(tmp_path):

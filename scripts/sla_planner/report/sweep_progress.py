@@ -3,6 +3,8 @@
 On a terminal every point that was measured leaves a line, and below them one line is repainted: what is being done, how much is done, how long it
 may still take. Elsewhere (a pipe, a CI log, TERM=dumb, an encoding without block characters) there are plain lines only: points, starts of engines,
 and what went wrong. NO_COLOR (no-color.org) takes the colour, not the bar.
+
+For programs that follow the log there is the same as data (`progress_fields`), in the words of a deployment request's `profilingPhase`.
 """
 
 from __future__ import annotations
@@ -16,13 +18,20 @@ from typing import TextIO
 from sla_planner.report.sweep_wording import latency_text, rate_text
 from sla_planner.report.terminal import CLEAR_LINE, HIDE_CURSOR, SHOW_CURSOR, STYLES, printable
 from sla_planner.report.wording import clock
-from sla_planner.sweep.points import Point
+from sla_planner.sweep.points import Point, PrefillShape
 from sla_planner.sweep.result import Progress
 
 MOST_BAR, LEAST_BAR = 30, 6  # columns
 LEAST_DOING = 12  # columns of what is being done, before the bar has to go
 _MEASURING = re.compile(r": (prefill|decode) ISL \d+")
 _STARTING = ": starting"
+_LABEL = r"[A-Z]+\d[^\s:]*"  # of a mapping
+_OF_A_MAPPING = re.compile(
+    rf"(?P<verified>verifying )?(?P<mapping>{_LABEL}(?: \+ {_LABEL})?)(?: (?P<role>prefill|decode))?: (?:(?P<measured>prefill|decode) ISL)?"
+)
+
+INITIALIZING, PREFILL, DECODE = "Initializing", "SweepingPrefill", "SweepingDecode"
+SELECTING, BUILDING, DONE = "SelectingConfig", "BuildingCurves", "Done"
 
 
 class SweepProgress:
@@ -68,6 +77,28 @@ def plain_line(progress: Progress) -> str:
     if progress.point is None:
         return "" if _MEASURING.search(progress.doing) else _ascii(progress.doing)
     return _ascii(f"{point_line(progress.point, progress.reused)} ({_how_far(progress)})")
+
+
+def progress_fields(progress: Progress) -> dict[str, object]:
+    """`phase`; `mapping`, e.g. `decode TP:2`, '' for none; the `point`-th of `points` is measured next or now; `eta_s`, None: not known yet."""
+    found = _OF_A_MAPPING.match(progress.doing)
+    role, mapping, phase = "", "", INITIALIZING
+    if progress.point is not None:
+        role = "prefill" if isinstance(progress.point.shape, PrefillShape) else "decode"
+        mapping = progress.point.mapping.label
+    elif found:
+        role, mapping = found["measured"] or found["role"] or "", found["mapping"]
+    if found and found["verified"]:
+        phase = BUILDING
+    elif mapping:
+        phase = DECODE if role == "decode" else PREFILL  # a mapping begins with prefill
+    named = " ".join(filter(None, (role, re.sub(r"([A-Z])(\d)", r"\1:\2", mapping))))
+    return phase_fields(phase, min(progress.done + 1, progress.expected), progress.expected, named, progress.remaining_s)
+
+
+def phase_fields(phase: str, point: int = 0, points: int = 0, mapping: str = "", eta_s: float | None = None) -> dict[str, object]:
+    """As `progress_fields`."""
+    return {"phase": phase, "mapping": mapping, "point": point, "points": points, "eta_s": None if eta_s is None else round(eta_s, 1)}
 
 
 def point_line(point: Point, reused: bool = False) -> str:

@@ -31,7 +31,7 @@ from sla_planner.model.selection import Candidate, choose
 from sla_planner.report.sweep_document import document
 from sla_planner.report.sweep_page import html
 from sla_planner.report.sweep_plots import pictures
-from sla_planner.report.sweep_progress import SweepProgress, plain_line
+from sla_planner.report.sweep_progress import BUILDING, DONE, INITIALIZING, SELECTING, SweepProgress, phase_fields, plain_line, progress_fields
 from sla_planner.report.sweep_wording import comparison_table, headline, infeasible, suggested_lines, verification_text
 from sla_planner.stages.sweep_sources import Source, pair_launcher, source_of
 from sla_planner.store.point_files import PointFiles
@@ -72,10 +72,11 @@ def run(loaded: Loaded[SweepConfig]) -> None:
         log.info("The endpoint is taken for one engine at %s (--min-num-gpus says otherwise)", deployments[0].label)
     if config.use_ai_configurator:
         then = "; those that it picks are then measured and correct it" if config.calibrates else ", and no engine is started"
-        log.info("AI Configurator computes the profile of %s%s", ", ".join(deployment.label for deployment in deployments), then)
+        computed = ", ".join(deployment.label for deployment in deployments)
+        log.info("AI Configurator computes the profile of %s%s", computed, then, extra={"progress": phase_fields(INITIALIZING)})
     else:
         for line in estimate(source.space, config.goal(), config.estimate_options()).lines():
-            log.info(line)
+            log.info(line, extra={"progress": phase_fields(INITIALIZING)})
     if config.dry_run:
         written = _write_all(config.output_dir, source.manifests(deployments))
         click.echo(json.dumps({"written": written}) if config.json_output else "\n".join(written))
@@ -125,16 +126,25 @@ class _Run:
         """Measured or computed, picked, verified; all files written."""
         with _progress(self.config) as tell:
             result = await (self._offline(tell) if self.config.use_ai_configurator else self._online(deployments, tell))
+            self._enter(BUILDING, "Writing the profile")
             self._write_profile(result)
             await self._publish(result)
             if self.config.verify and self.source.launcher is not None and result.feasible:
                 result = await self._verified(result, tell)
             self._write_report(result)
+        self._enter(DONE, "The sweep is done")
         return result
+
+    def _enter(self, phase: str, doing: str) -> None:
+        """For programs that follow the log; people see it in what is written."""
+        if not _for_people(self.config):
+            points = self.measured + self.reused
+            log.info(doing, extra={"progress": phase_fields(phase, points, points)})
 
     async def _online(self, deployments: Sequence[Deployment], tell: Callable[[Progress], None]) -> SweepResult:
         sweep = self._sweep(tell)
         runs = await sweep.run(deployments)
+        self._enter(SELECTING, "Picking the mappings")
         found = assembled(runs, self.goal, self._provenance(runs, "measured"))
         return self._picked(found.profile, found.prefill, found.decode, runs, sweep)
 
@@ -156,6 +166,7 @@ class _Run:
                 kv_cache_type=config.aic_kv_cache_type or "",
             )
         )
+        self._enter(SELECTING, "Picking the mappings")
         result = self._picked(computed.profile, *candidates_of(computed.profile, self.goal), [], None)
         result = replace(result, left_out=(*result.left_out, *computed.left_out), warnings=(*result.warnings, *computed.notes))
         if self.source.launcher is None:
@@ -228,6 +239,8 @@ class _Run:
             tell(Progress(what, done, done, result.cost.wall_s, None))
 
         pair = pair_launcher(self.config, self.source, profile.selected_prefill, profile.selected_decode)
+        if pair is not None and self.config.in_cluster:
+            _write_all(self.config.output_dir, dict([pair.manifest(deployment(profile.selected_decode, Phase.DECODE))]))
         pick = Pick(
             self.source.launcher,
             deployment(profile.selected_prefill, Phase.PREFILL),
@@ -346,11 +359,13 @@ def _tell(result: SweepResult, config: SweepConfig) -> None:
 
 def _progress(config: SweepConfig) -> AbstractContextManager[Callable[[Progress], None]]:
     """A bar and lines for people, log lines for machines."""
-    if config.log_format == "human" or (config.log_format == "auto" and sys.stderr.isatty()):
-        return SweepProgress(sys.stderr)
-    return nullcontext(_log_progress)
+    return SweepProgress(sys.stderr) if _for_people(config) else nullcontext(_log_progress)
+
+
+def _for_people(config: SweepConfig) -> bool:
+    return config.log_format == "human" or (config.log_format == "auto" and sys.stderr.isatty())
 
 
 def _log_progress(progress: Progress) -> None:
     if line := plain_line(progress):
-        log.info(line, extra={"done": progress.done, "expected": progress.expected, "remaining_s": progress.remaining_s})
+        log.info(line, extra={"progress": progress_fields(progress)})
