@@ -99,11 +99,10 @@ def _profiling(spec: Section, profiling: Section, config: _Config, lengths: Leng
     sweep = config.sweep
     offline = sweep.flag("use_ai_configurator") or False
     reference = profiling.section("configMapRef")
-    base = None
     if profiling.value("configMapRef") is not None:
         reference.required("name", why="the ConfigMap that holds the manifest")
-        if name := common.object_name(reference, "name"):
-            base = BaseManifest(name, reference.text("key") or "disagg.yaml")
+    name, key = common.object_name(reference, "name"), reference.text("key")
+    base = BaseManifest(name, key or "disagg.yaml") if name else None
     _check_manifest_path(config.engine, base)
     discover = spec.findings.agreed(
         (spec.path_of("enableGpuDiscovery"), spec.flag("enableGpuDiscovery")),

@@ -19,9 +19,9 @@ def read(object: Object, allowed: Allowed) -> Request:
     """The request that `object` (metadata and spec) stands for. Raises `InvalidRequestError` with every fault that it has."""
     findings = Findings()
     spec = Section(object.get("spec") or {}, "spec", findings)
-    check_name(object["metadata"]["name"], findings)
     reader = read_alpha if spec.values.get("profilingConfig") is not None else read_beta
     request = reader(object, spec, allowed)
+    check_name(object["metadata"]["name"], findings)  # last: as the name of the deployment it may have to be shorter
     spec.finish()
     if findings.faults or request is None:
         raise InvalidRequestError(tuple(findings.faults))

@@ -27,14 +27,15 @@ _V = TypeVar("_V")
 
 
 class Findings:
-    """Faults and notes, in the order in which they are found."""
+    """Faults and notes, in the order in which they are found. A value has one fault: the first that is found, others may come of it."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.notes: list[str] = []
 
     def fault(self, path: str, message: str, hint: str) -> None:
-        self.faults.append(Fault(path, message, hint))
+        if all(each.path != path for each in self.faults):
+            self.faults.append(Fault(path, message, hint))
 
     def note(self, path: str, words: str) -> None:
         self.notes.append(f"{path}: {words}")
@@ -152,12 +153,12 @@ class Section:
         return opened
 
     def no_effect(self, name: str, why: str) -> None:
-        """A value that the reference knows and that changes nothing here."""
-        if (value := self.value(name)) is not None:
+        """A value that the reference knows and that changes nothing here. Off (false) is the same as not there."""
+        if (value := self.value(name)) is not None and value is not False:
             self.findings.note(self.path_of(name), f"{shown(value)} has no effect: {why}")
 
     def refused(self, name: str, why: str, hint: str) -> None:
-        """A value that the reference knows, that would change the result, and that cannot be followed here. Off (false) is the same as not there."""
+        """A value that the reference knows, that would change the result, and that cannot be followed here. Off is the same as not there."""
         if (value := self.value(name)) is not None and value is not False:
             self.fault(name, f"{shown(value)} cannot be followed: {why}", hint)
 
