@@ -100,7 +100,9 @@ class Seen:
 
     `taken`: whose the resource is: True where no other operator takes requests, or this one is annotated for us. `alone`: no other request that is
     alive in the namespace. `frozen`: the spec that was put by for profiling (None before). `held`: the data of this request's ConfigMaps, by their
-    name. `in_the_way`: objects that have the names of this request's and are not its own. `graph_api`: whether DynamoGraphDeployments are served.
+    name. `in_the_way`: objects that have the names of this request's and are not its own. `shared_taken`: `planner-profile-data` is there and is
+    somebody else's. `graph_api`: whether DynamoGraphDeployments are served.
+    The Job is looked at before the profile, so that a Job that is done has published.
     `unknown` has the names of the fields here: job, profile, frozen, base, graph, graph_api, gpus, missing, held.
     """
 
@@ -117,6 +119,7 @@ class Seen:
     """Objects that the request needs and that are not there, each with the remedy: the claim, ServiceAccounts."""
     in_the_way: tuple[str, ...] = ()
     """Each in words: `ConfigMap planner-profile-data-x`. A Job or a deployment of that kind is told by its `ours`."""
+    shared_taken: bool = False
     frozen: Object | None = None
     held: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,139 @@
+"""From the first look to the Job: what is wrong with the request, what it misses in the cluster, and what profiling begins with.
+
+wrong in the spec        Failed, until the spec is changed       ValidationFailed, an Event for every fault
+missing in the cluster   Pending, looked at again                a reason for every kind of thing, an Event when what is missing changes
+nothing                  Profiling: spec put by, Job made        Initialized, ProfilingJobCreated
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sla_planner.request.actions import Freeze, Said, StartProfiling
+from sla_planner.request.makers import CannotBeMadeError
+from sla_planner.request.phases import Case, validated
+from sla_planner.request.spec import Fault, Method, Request
+from sla_planner.request.status import Condition, Kind, Outcome, State
+
+_MOST_EVENTS = 8  # of faults; the condition has them all
+_Problem = tuple[str, str]
+"""Reason and message with the remedy."""
+
+
+def wrong(faults: tuple[Fault, ...]) -> Outcome:
+    """The spec cannot be read."""
+    told = [str(fault) for fault in faults]
+    message = told[0] if len(told) == 1 else f"{len(told)} faults: {' | '.join(told)}"
+    return Outcome(
+        State.FAILED,
+        message,
+        reason="ValidationFailed",
+        conditions=(Condition(Kind.VALIDATION, "False", "ValidationFailed", message),),
+        fields={"profilingPhase": None, "progress": None},
+        events=tuple(Said("Warning", "ValidationFailed", each) for each in told[:_MOST_EVENTS]),
+    )
+
+
+def beginning(case: Case, request: Request) -> Outcome:
+    """Nothing has been made yet, as far as the cluster shows."""
+    problems = list(_problems(case, request))
+    try:
+        begin = _begin(case, request) if not problems else None
+    except CannotBeMadeError as error:
+        problems, begin = [(error.reason, str(error))], None
+    return begin or _missing(case, request, problems)
+
+
+def arrival(case: Case, request: Request) -> tuple[Said, ...]:
+    """The Event of the first time that a request can be followed."""
+    if case.before.state not in (None, State.FAILED):
+        return ()
+    how = "computed by AI Configurator" if request.profiling.method is Method.OFFLINE else "measured on engines"
+    goal = request.goal
+    what = f"{request.model} on {request.backend}, TTFT {goal.promise.ttft_ms:g} ms and ITL {goal.promise.itl_ms:g} ms"
+    return (Said("Normal", "Initialized", f"{what} for {goal.isl_tokens} tokens in and {goal.osl_tokens} out; the profile is {how}"),)
+
+
+def job_made(case: Case, request: Request, job: str) -> tuple[Said, ...]:
+    """The Events of a Job that the status does not name yet."""
+    if case.before.job_name == job:
+        return ()
+    log = f"its log: kubectl logs -f job/{job} -n {request.namespace}"
+    return (*arrival(case, request), Said("Normal", "ProfilingJobCreated", f"Job {job} makes the profile; {log}"))
+
+
+def _begin(case: Case, request: Request) -> Outcome:
+    freeze = Freeze(case.makers.frozen(request, case.seen))
+    start = StartProfiling(case.makers.profile_config_map(request), case.makers.job(request, case.seen))
+    job = str(start.job["metadata"]["name"])
+    valid, events = validated(case, request)
+    message = f"Job {job} is made and starts"
+    return Outcome(
+        State.PROFILING,
+        message,
+        conditions=(valid, Condition(Kind.PROFILING, "False", "Initializing", message)),
+        fields={"backend": request.backend, "profilingJobName": job, "profilingPhase": "Initializing"},
+        actions=(freeze, start),
+        events=(*events, *job_made(case, request, job)),
+    )
+
+
+def _missing(case: Case, request: Request, problems: list[_Problem]) -> Outcome:
+    reason, message = problems[0][0], " | ".join(text for _, text in problems)
+    condition = Condition(Kind.VALIDATION, "False", reason, message)
+    known = case.before.state is State.PENDING and case.before.condition(Kind.VALIDATION) == condition
+    told = () if known else tuple(Said("Warning", each, text) for each, text in problems)
+    return Outcome(
+        State.PENDING,
+        message,
+        reason=reason,
+        conditions=(condition,),
+        fields={"backend": request.backend},
+        events=(*arrival(case, request), *told),
+    )
+
+
+def _problems(case: Case, request: Request) -> Iterator[_Problem]:
+    seen, namespace = case.seen, request.namespace
+    if not seen.graph_api and (request.auto_apply or request.profiling.method is Method.ONLINE):
+        yield "DeploymentAPIMissing", "the cluster has no DynamoGraphDeployment (nvidia.com), which engines run as; install the Dynamo operator"
+    if seen.base is None:
+        yield "BaseManifestMissing", seen.base_trouble or "there is no base manifest"
+    if seen.missing:
+        yield "ObjectsMissing", "; ".join(seen.missing)
+    if gpus := _gpus_missing(case, request):
+        yield "GPUsMissing", gpus
+    taken = list(seen.in_the_way)
+    if seen.job is not None and not seen.job.ours:
+        taken.append(f"Job {seen.job.name}")
+    if taken:
+        verb = "are" if len(taken) > 1 else "is"
+        what = f"{', '.join(taken)} in namespace {namespace} {verb} not of this request"
+        yield "NameTaken", f"{what}; delete what is no longer needed, or give the request another name"
+    if request.auto_apply and seen.graph is not None and not seen.graph.ours:
+        yield "DeploymentConflict", in_the_way(request)
+
+
+def in_the_way(request: Request) -> str:
+    """About a deployment of the name that is wanted and that is not this request's."""
+    name, namespace = request.graph_name, request.graph_namespace
+    other = "set another spec.deploymentOverrides.name" if request.shape == "v1alpha1" else "give the request another name"
+    what = f"the DynamoGraphDeployment {name} in namespace {namespace} is there already and was not made for this request"
+    return f"{what}; delete it if it is no longer needed (kubectl delete dynamographdeployment {name} -n {namespace}), or {other}"
+
+
+def _gpus_missing(case: Case, request: Request) -> str:
+    """Whether an engine is wanted that no node can hold. Who says how many GPUs a node has may have nodes that come when they are needed."""
+    gpus, limits = case.seen.gpus, request.profiling.limits
+    if gpus is None or limits.gpus_per_node is not None or request.profiling.method is Method.OFFLINE:
+        return ""
+    least = limits.min_gpus or 1
+    if least <= gpus.largest_node:
+        return ""
+    alpha = request.shape == "v1alpha1"
+    config = "spec.profilingConfig.config.hardware" if alpha else "spec.hardware"
+    has = f"the largest node has {gpus.largest_node}" if gpus.largest_node else "no node has any"
+    lower = f"lower {config}.min_num_gpus_per_engine, " if alpha and least > 1 else ""
+    per_node = f"{config}.{'num_gpus_per_node' if alpha else 'numGpusPerNode'}"
+    ways = f"add nodes with GPUs, {lower}or set {per_node} where such nodes come when they are needed"
+    return f"an engine needs {least} GPU{'s' if least > 1 else ''} and {has}; {ways}"

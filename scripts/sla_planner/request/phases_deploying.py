@@ -1,0 +1,188 @@
+"""From the profile to the deployment that serves, and what becomes of it.
+
+profile there        SpecGenerated: ConfigMaps written, then the whole deployment in the status; what is deployed is that, to the letter
+autoApply false      Ready; a deployment of this request that a person applies is followed like our own
+autoApply true       Deploying, created once; one of that name that is somebody else's: Failed DeploymentConflict
+not ready / ready    Deploying / Deployed; was ready and is not: DeploymentDegraded
+gone                 DeploymentDeleted, never made again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sla_planner.request.actions import Action, Deploy, KeepProfile, Said, WriteOutput
+from sla_planner.request.made_names import SHARED_PROFILE
+from sla_planner.request.makers import CannotBeMadeError
+from sla_planner.request.phases import Case, failed, validated
+from sla_planner.request.phases_beginning import in_the_way, job_made
+from sla_planner.request.seen import GraphSeen, ProfileSeen
+from sla_planner.request.spec import Object, Request
+from sla_planner.request.status import Condition, Kind, Outcome, State, one_line
+
+
+def generated(case: Case, request: Request, profile: ProfileSeen) -> Outcome:
+    """The profile keeps the promise, and nothing has been made of it yet."""
+    valid, events = validated(case, request)
+    picks = f": prefill on {profile.prefill}, decode on {profile.decode}" if profile.prefill and profile.decode else ""
+    profiled = Condition(Kind.PROFILING, "True", "ProfilingCompleted", f"the profile is in ConfigMap {profile.config_map}{picks}")
+    made = job_made(case, request, case.job.name) if case.job else ()
+    fields: dict[str, Any] = {"backend": request.backend, "profilingPhase": "Done", "progress": None}
+    if case.job:
+        fields["profilingJobName"] = case.job.name
+    try:
+        graph = case.makers.graph(request, case.seen)
+        outputs = case.makers.outputs(request, case.seen, graph)
+    except CannotBeMadeError as error:
+        message = f"no deployment can be made of the profile: {error}; {case.anew}"
+        fields["profilingPhase"] = "GeneratingDGD"
+        end = failed(Kind.GENERATED, error.reason, message, conditions=(valid, profiled), **fields)
+        return replace(end, events=(*made, *events, *end.events))
+    message = f"DynamoGraphDeployment {request.graph_name} is generated{picks}"
+    waits = _not_applied(case) if not request.auto_apply else Condition(Kind.READY, "False", "DeploymentPending", "it is created next")
+    return Outcome(
+        State.DEPLOYING if request.auto_apply else State.GENERATED,
+        message if request.auto_apply else f"{message}; {waits.message}",
+        conditions=(valid, profiled, Condition(Kind.GENERATED, "True", "SpecGenerated", message), waits),
+        fields=fields
+        | {"profilingResults": f"configmap/{profile.config_map}", "generatedDeployment": dict(graph), "dgdName": graph["metadata"]["name"]},
+        actions=_outdated(case, outputs),
+        events=(*made, *events, Said("Normal", "SpecGenerated", f"{message}; it is in .status.generatedDeployment")),
+        soon=True,
+    )
+
+
+def deploying(case: Case, request: Request, graph: Object) -> Outcome:
+    """`graph` is generated. It is not there, there, or gone."""
+    found = case.seen.graph if case.seen.graph is not None and case.seen.graph.ours else None
+    if found is not None:
+        return _followed(case, request, found, graph)
+    if not case.seen.graph_api and (request.auto_apply or case.before.deployed):
+        return _api_missing(case, request, graph)
+    if case.before.deployed:
+        return _deleted(case, request)
+    if not request.auto_apply:
+        return _waiting(case, request, graph)
+    if case.seen.graph is not None:
+        valid, events = validated(case, request)
+        retry = f"kubectl get dgdr {case.place} -o jsonpath='{{.status.generatedDeployment}}' | kubectl apply -f -"
+        message = f"{in_the_way(request)}; then {case.anew}, or apply what was generated: {retry}"
+        end = failed(Kind.READY, "DeploymentConflict", message, conditions=(valid,))
+        return replace(end, events=(*events, *end.events))
+    return _deploy(case, request, graph)
+
+
+def _deploy(case: Case, request: Request, graph: Object) -> Outcome:
+    valid, events = validated(case, request)
+    message = f"DynamoGraphDeployment {request.graph_name} is created in namespace {request.graph_namespace}; its pods start"
+    return Outcome(
+        State.DEPLOYING,
+        message,
+        conditions=(valid, Condition(Kind.READY, "False", "DeploymentCreated", message)),
+        fields={"deployment": _deployment(request.graph_name, request.graph_namespace, "pending")},
+        actions=(*_upkeep(case, request, graph), Deploy(graph)),
+        events=(*events, Said("Normal", "DeploymentCreated", message)),
+    )
+
+
+def _followed(case: Case, request: Request, found: GraphSeen, graph: Object) -> Outcome:
+    valid, events = validated(case, request)
+    fields = {
+        "deployment": _deployment(found.name, found.namespace, found.state),
+        "deploymentInfo": {"replicas": found.replicas, "availableReplicas": found.available_replicas},
+    }
+    if not case.before.deployed:
+        where = f"DynamoGraphDeployment {found.name} is there in namespace {found.namespace}"
+        events = (*events, Said("Normal", "DeploymentCreated", where if request.auto_apply else f"{where}: somebody applied it"))
+    state, reason, message = _readiness(case, found)
+    last = case.before.condition(Kind.READY)
+    if reason != "DeploymentPending" and (last is None or last.reason != reason):
+        events = (*events, Said("Normal" if found.ready else "Warning", reason, message))
+    ready = Condition(Kind.READY, "True" if found.ready else "False", reason, message)
+    return Outcome(state, message, conditions=(valid, ready), fields=fields, actions=_upkeep(case, request, graph, found), events=events)
+
+
+def _readiness(case: Case, found: GraphSeen) -> tuple[State, str, str]:
+    count = f"{found.available_replicas} of {found.replicas} replicas"
+    trouble = f": {one_line(found.trouble)}" if found.trouble else ""
+    if found.ready:
+        return State.DEPLOYED, "DeploymentReady", f"DynamoGraphDeployment {found.name} serves"
+    last = case.before.condition(Kind.READY)
+    if case.before.state is State.DEPLOYED or (last is not None and last.reason == "DeploymentDegraded"):
+        look = f"kubectl describe dynamographdeployment {found.name} -n {found.namespace}"
+        what = f"DynamoGraphDeployment {found.name} was ready and is not, {count} are available{trouble}"
+        return State.DEPLOYING, "DeploymentDegraded", f"{what}; {look}"
+    return State.DEPLOYING, "DeploymentPending", f"DynamoGraphDeployment {found.name} is not ready yet, {count} are available{trouble}"
+
+
+def _deleted(case: Case, request: Request) -> Outcome:
+    valid, events = validated(case, request)
+    apply = f"kubectl get dgdr {case.place} -o jsonpath='{{.status.generatedDeployment}}' | kubectl apply -f -"
+    what = f"DynamoGraphDeployment {request.graph_name} was deleted from namespace {request.graph_namespace} and is not made again"
+    message = f"{what}; to have it back: {apply}, or {case.anew}"
+    return Outcome(
+        State.DELETED,
+        message,
+        reason="DeploymentDeleted",
+        conditions=(valid, Condition(Kind.READY, "False", "DeploymentDeleted", message)),
+        fields={"deployment": None, "deploymentInfo": None},
+        events=(*events, Said("Warning", "DeploymentDeleted", message)),
+    )
+
+
+def _waiting(case: Case, request: Request, graph: Object) -> Outcome:
+    """Generated, and nobody has applied it."""
+    valid, events = validated(case, request)
+    waits = _not_applied(case)
+    message = f"DynamoGraphDeployment {request.graph_name} is generated; {waits.message}"
+    return Outcome(State.GENERATED, message, conditions=(valid, waits), actions=_upkeep(case, request, graph), events=events)
+
+
+def _not_applied(case: Case) -> Condition:
+    apply = f"kubectl get dgdr {case.place} -o jsonpath='{{.status.generatedDeployment}}' | kubectl apply -f -"
+    return Condition(Kind.READY, "False", "NotApplied", f"autoApply is false, so applying it is up to you: {apply}")
+
+
+def _api_missing(case: Case, request: Request, graph: Object) -> Outcome:
+    valid, events = validated(case, request)
+    message = "the cluster has no DynamoGraphDeployment (nvidia.com) any more; install the Dynamo operator"
+    last = case.before.condition(Kind.READY)
+    told = () if last is not None and last.reason == "DeploymentAPIMissing" else (Said("Warning", "DeploymentAPIMissing", message),)
+    return Outcome(
+        State.DEPLOYING,
+        message,
+        conditions=(valid, Condition(Kind.READY, "False", "DeploymentAPIMissing", message)),
+        actions=_upkeep(case, request, graph),
+        events=(*events, *told),
+    )
+
+
+def _deployment(name: str, namespace: str, state: str) -> dict[str, Any]:
+    return {"name": name, "namespace": namespace, "state": state, "created": True}
+
+
+def _upkeep(case: Case, request: Request, graph: Object, found: GraphSeen | None = None) -> tuple[Action, ...]:
+    """The ConfigMaps hold what they shall, and the deployment owns the profile that its planner reads."""
+    profile = case.seen.profile
+    if profile is None or "held" in case.seen.unknown:
+        return ()
+    try:
+        actions = _outdated(case, case.makers.outputs(request, case.seen, graph))
+    except CannotBeMadeError:  # they were written when they could be
+        actions = ()
+    if found is not None and found.namespace == request.namespace and found.uid not in profile.owners:
+        return (*actions, KeepProfile(profile.config_map, found.name, found.uid))
+    return actions
+
+
+def _outdated(case: Case, wanted: tuple[Object, ...]) -> tuple[Action, ...]:
+    left = {SHARED_PROFILE} if case.seen.shared_taken else set()
+    own = [each for each in wanted if each["metadata"]["name"] not in left]
+    outdated = tuple(each for each in own if not _holds(case.seen.held.get(str(each["metadata"]["name"])), each))
+    return (WriteOutput(outdated),) if outdated else ()
+
+
+def _holds(held: Mapping[str, str] | None, wanted: Object) -> bool:
+    return held is not None and all(held.get(key) == text for key, text in (wanted.get("data") or {}).items())
