@@ -19,7 +19,8 @@ demo: $(VENV)/.run-installed ## run the planner against simulated engines and re
 	$(BIN)/sla-planner demo $(ARGS)
 
 test: $(VENV)/.dev-installed ## run the tests
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@# Bytecode is kept, whatever the shell says: every test file and every program that a test starts would be compiled again.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev-installed ## style, types, import arrows
 	$(BIN)/ruff check .

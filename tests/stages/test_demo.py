@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sla_planner.cli import run
 from sla_planner.model.engine import engine_of
 from sla_planner.model.profile import slowed
 from sla_planner.stages.demo_run import ENGINES, RESULTS
@@ -67,6 +68,7 @@ def test_ctrl_c_leaves_nothing_running(tmp_path):
     assert (tmp_path / "holiday.png").read_text() == "from before"  # not ours
 
 
+@pytest.mark.e2e
 def test_ctrl_c_during_the_sweep_leaves_nothing_running(tmp_path):
     rest, code, helpers = interrupted_at("TP1 prefill ISL", tmp_path)
     assert code == 75
@@ -75,18 +77,17 @@ def test_ctrl_c_during_the_sweep_leaves_nothing_running(tmp_path):
     assert gone(helpers)
 
 
-def test_without_a_sweep_a_profile_of_before_is_needed(tmp_path):
-    ended = subprocess.run([*DEMO, tmp_path, "--no-sweep"], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 2
-    assert "profiling_results" in ended.stderr.splitlines()[-1]
+def test_without_a_sweep_a_profile_of_before_is_needed(tmp_path, capsys):
+    assert run(["demo", "--output-dir", str(tmp_path), "--no-sweep"]) == 2
+    assert "profiling_results" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_output_folder_that_cannot_be_made_is_told(tmp_path):
+def test_an_output_folder_that_cannot_be_made_is_told(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    ended = subprocess.run([*DEMO, tmp_path / "file" / "out"], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1
-    assert "Not a directory" in ended.stderr
+    assert run(["demo", "--output-dir", str(tmp_path / "file" / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "Not a directory" in error
 
 
 def test_a_slowed_engine_takes_as_much_longer_as_it_says():

@@ -200,6 +200,7 @@ def means(url: str) -> dict[str, float]:
     return {of: total / count for of, (total, count) in sums.items()}
 
 
+@pytest.mark.e2e
 def test_a_frontend_and_its_workers_are_as_fast_as_one_process():
     """Both at the same moment, so that a busy machine slows both; and four times slower than the profile, so that it slows neither by much."""
     slow = "--time-scale", "0.25", "--max-batched-tokens", "2000"

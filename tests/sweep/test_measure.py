@@ -104,6 +104,7 @@ def test_a_batch_that_does_not_fit_says_so(engines, measuring):
     assert point.decode.little_ratio(5) == pytest.approx(0.6, abs=0.05)
 
 
+@pytest.mark.e2e
 def test_a_limit_of_a_thousand_is_seen_by_one_client(measuring, tmp_path):
     """The engine of the shipped profile runs 1024 at once and has KV for more: the client has to carry all that are sent."""
 
