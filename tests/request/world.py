@@ -76,6 +76,7 @@ class World:
     refusing: dict[str, str] = field(default_factory=dict)
     events: list[tuple[str, Said]] = field(default_factory=list)
     made: Counter[str] = field(default_factory=Counter)
+    applied: Counter[str] = field(default_factory=Counter)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
@@ -89,7 +90,9 @@ class World:
     def apply(self, name: str = "x", **spec: Any) -> None:
         wanted = {**SPEC, **spec}
         if (found := self.requests.get(name)) is None:
-            metadata = {"name": name, "namespace": NAMESPACE, "uid": self._uid(), "generation": 1, "resourceVersion": self._uid()}
+            self.applied[name] += 1
+            uid = f"{name}, number {self.applied[name]}"
+            metadata = {"name": name, "namespace": NAMESPACE, "uid": uid, "generation": 1, "resourceVersion": self._uid()}
             self.requests[name] = {"metadata": metadata, "spec": wanted, "status": {}}
         elif found["spec"] != wanted:
             found["spec"] = wanted

@@ -8,7 +8,7 @@
 
 The state follows from what there is, so a step may be cut off anywhere and is taken again. The status remembers what nothing else tells: that a Job
 was made (its name), what was generated, that the deployment was there (`deployment.created`), and an end (Failed, DeploymentDeleted), which is
-left only by a changed spec while no Job has been made. So a request has at most one Job and one deployment, and nothing starts over by itself.
+left only by a changed spec where the spec was wrong. So a request has at most one Job and one deployment, and nothing starts over by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from sla_planner.request.actions import Action, Deploy, Freeze, Said, StartProfiling, Step, StopProfiling, WriteOutput
 from sla_planner.request.phases import Case, has_begun, spec_change_rejected, spec_in_force
-from sla_planner.request.phases_beginning import arrival, beginning, wrong
+from sla_planner.request.phases_beginning import VALIDATION_FAILED, arrival, beginning, wrong
 from sla_planner.request.phases_deploying import deploying, generated
 from sla_planner.request.phases_profiling import dry_run_done, gone, infeasible, job_failed, nearest, no_profile, profiling
 from sla_planner.request.seen import JobSeen, JobState
@@ -54,8 +54,7 @@ def _step(about: About, before: Before, outcome: Outcome, now: str) -> Step:
 
 
 def _outcome(case: Case) -> Outcome:
-    state = case.before.state
-    if state is State.DELETED or (state is State.FAILED and (case.begun or case.before.generation == case.about.generation)):
+    if (state := case.before.state) is not None and _is_end(case, state):
         return _over(case, state)
     if hidden := _unseen(case, ("frozen",) if case.begun else _FOR_PROFILING):
         return hidden
@@ -67,6 +66,13 @@ def _outcome(case: Case) -> Outcome:
         return _over(case, State.GENERATED)
     hidden = _unseen(case, _FOR_PROFILING if case.begun else _FOR_BEGINNING)
     return hidden or (_profiled(case, case.request) if case.begun else beginning(case, case.request))
+
+
+def _is_end(case: Case, state: State) -> bool:
+    """Whether it stays so. A spec that was wrong may be put right; a Job that is there then was made for the one that is right."""
+    if state is State.FAILED and case.before.reason == VALIDATION_FAILED:
+        return case.before.generation == case.about.generation
+    return state in (State.FAILED, State.DELETED)
 
 
 def _profiled(case: Case, request: Request) -> Outcome:
@@ -84,12 +90,11 @@ def _profiled(case: Case, request: Request) -> Outcome:
 
 def _over(case: Case, state: State) -> Outcome:
     """An end stays as it was told. What still runs for it is stopped; a spec that is changed now is told to have no effect."""
-    last = case.before.condition(Kind.SUCCEEDED)
     condition, events = spec_change_rejected(case) if case.changed else (case.before.condition(Kind.VALIDATION), ())
     return Outcome(
         state,
         case.before.message,
-        reason=last.reason if last else "",
+        reason=case.before.reason,
         conditions=(condition,) if condition else (),
         actions=(StopProfiling(case.job.name),) if state is State.FAILED and case.job and _runs(case.job) else (),
         events=events,
@@ -105,7 +110,7 @@ def _unreadable(case: Case, faults: tuple[Fault, ...]) -> Outcome:
     if not case.begun:
         return wrong(faults)
     message = f"the spec cannot be read any more, so nothing more is done: {one_line(' | '.join(map(str, faults)))}; {case.anew}"
-    return _held(case, "ValidationFailed", message)
+    return _held(case, VALIDATION_FAILED, message)
 
 
 def _unseen(case: Case, needed: tuple[str, ...]) -> Outcome | None:

@@ -15,6 +15,7 @@ from sla_planner.request.phases import Case, validated
 from sla_planner.request.spec import Fault, Method, Request
 from sla_planner.request.status import Condition, Kind, Outcome, State
 
+VALIDATION_FAILED = "ValidationFailed"
 _MOST_EVENTS = 8  # of faults; the condition has them all
 _Problem = tuple[str, str]
 """Reason and message with the remedy."""
@@ -27,10 +28,10 @@ def wrong(faults: tuple[Fault, ...]) -> Outcome:
     return Outcome(
         State.FAILED,
         message,
-        reason="ValidationFailed",
-        conditions=(Condition(Kind.VALIDATION, "False", "ValidationFailed", message),),
+        reason=VALIDATION_FAILED,
+        conditions=(Condition(Kind.VALIDATION, "False", VALIDATION_FAILED, message),),
         fields={"profilingPhase": None, "progress": None},
-        events=tuple(Said("Warning", "ValidationFailed", each) for each in told[:_MOST_EVENTS]),
+        events=tuple(Said("Warning", VALIDATION_FAILED, each) for each in told[:_MOST_EVENTS]),
     )
 
 

@@ -117,6 +117,12 @@ class Before:
         return self._text("message")
 
     @property
+    def reason(self) -> str:
+        """Why it is in its state, in one word."""
+        found = self.condition(Kind.SUCCEEDED)
+        return found.reason if found else ""
+
+    @property
     def progress(self) -> Mapping[str, Any] | None:
         return self._mapping("progress")
 
