@@ -4,7 +4,8 @@
                 prefill: the worker is the prefill service;   decode, both: the decode service;   an aggregated manifest: its only worker
     derive_pair Frontend + both workers, each at its mapping and in its role
     place_pair  the manifest itself with both workers at their mappings: what is deployed to serve
-    GPUs        of `mapping`, as limit and request; where the manifest runs an engine over several nodes, over nodes of the size that it shows
+    GPUs        of `mapping`, as limit and request; an engine that is larger than a node goes over several: nodes of the size that the manifest
+                shows, else of `node_gpus` GPUs
     isolation   the derived deployment has its own name, and its own Dynamo namespace where the manifest names one
 
 The API versions spell the same things differently (`dgd_services.py`). The input is never changed, and the same input gives the same text.
@@ -48,14 +49,16 @@ def read_dgd(text: str) -> Document:
     return found[0]
 
 
-def derive(document: Mapping[str, Any], backend: Backend, deployment: Deployment, *, name: str, image: str | None = None) -> Document:
+def derive(
+    document: Mapping[str, Any], backend: Backend, deployment: Deployment, *, name: str, image: str | None = None, node_gpus: int | None = None
+) -> Document:
     """One engine of `deployment`, called `name`; `image`: of the worker, else as it is. Raises `UsageError` when it cannot be."""
     derived: Document = unshared(document)
     services = read_services(derived)
     check_framework(derived, backend)
     workers = workers_of(services)
     given = workers[Phase.PREFILL if deployment.phase is Phase.PREFILL else Phase.DECODE]
-    node_gpus = _node_gpus(workers.values())
+    node_gpus = _node_gpus(workers.values()) or node_gpus
     frontend = frontend_of(services)
     engine = given.renamed(workers[Phase.DECODE].name)
     if workers[Phase.PREFILL].name != workers[Phase.DECODE].name:
@@ -69,12 +72,18 @@ def derive(document: Mapping[str, Any], backend: Backend, deployment: Deployment
 
 
 def derive_pair(
-    document: Mapping[str, Any], backend: Backend, mappings: tuple[ParallelMapping, ParallelMapping], *, name: str, image: str | None = None
+    document: Mapping[str, Any],
+    backend: Backend,
+    mappings: tuple[ParallelMapping, ParallelMapping],
+    *,
+    name: str,
+    image: str | None = None,
+    node_gpus: int | None = None,
 ) -> Document | None:
     """A prefill and a decode worker at their `mappings`, as disaggregated as in the manifest; None for an aggregated one. Else as `derive`."""
     derived: Document = unshared(document)
     services = read_services(derived)
-    pair = _spread_pair(derived, services, backend, mappings)
+    pair = _spread_pair(derived, services, backend, mappings, node_gpus)
     if pair is None:
         return None
     if image:
@@ -83,12 +92,14 @@ def derive_pair(
     return _with_services(derived, (frontend_of(services), *pair), name)
 
 
-def place_pair(document: Mapping[str, Any], backend: Backend, mappings: tuple[ParallelMapping, ParallelMapping], *, name: str) -> Document:
+def place_pair(
+    document: Mapping[str, Any], backend: Backend, mappings: tuple[ParallelMapping, ParallelMapping], *, name: str, node_gpus: int | None = None
+) -> Document:
     """The manifest called `name`, one prefill and one decode worker at their `mappings`; a planner is left out, everything else stays. Raises
     `UsageError` for an aggregated one, else as `derive`."""
     placed: Document = unshared(document)
     services = read_services(placed)
-    if _spread_pair(placed, services, backend, mappings) is None:
+    if _spread_pair(placed, services, backend, mappings, node_gpus) is None:
         raise UsageError("the manifest has one worker for both phases", hint="give one with a prefill and a decode worker: they are scaled apart")
     return _with_services(placed, [service for service in services if not service.is_planner], name)
 
@@ -166,7 +177,7 @@ def frontend_of(services: list[Service]) -> Service:
 
 
 def _spread_pair(
-    document: Document, services: list[Service], backend: Backend, mappings: tuple[ParallelMapping, ParallelMapping]
+    document: Document, services: list[Service], backend: Backend, mappings: tuple[ParallelMapping, ParallelMapping], node_gpus: int | None
 ) -> tuple[Service, Service] | None:
     """Prefill and decode worker, one of each, at their `mappings`; None where one worker does both."""
     check_framework(document, backend)
@@ -174,7 +185,7 @@ def _spread_pair(
     prefill, decode = workers[Phase.PREFILL], workers[Phase.DECODE]
     if prefill is decode:
         return None
-    node_gpus = _node_gpus(workers.values())
+    node_gpus = _node_gpus(workers.values()) or node_gpus
     for worker, mapping in zip((prefill, decode), mappings, strict=True):
         worker.run_alone()
         worker.set_gpus(mapping.gpus, node_gpus)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from sla_planner.engines.backends import backend
 from sla_planner.engines.dgd import place_pair, read_dgd, to_yaml
+from sla_planner.engines.dgd_roles import role_services
 from sla_planner.engines.dgd_serving import made_to_serve
 from sla_planner.errors import UsageError
 from sla_planner.request.manifests import Manifests
@@ -31,7 +32,8 @@ def request_manifests() -> Manifests:
     return Manifests(
         read=read_dgd,
         serving=lambda document, name, serving: made_to_serve(document, backend(name), serving),
-        pair=lambda document, engine, mappings, name: place_pair(document, backend(engine), mappings, name=name),
+        pair=lambda document, engine, mappings, name, node_gpus: place_pair(document, backend(engine), mappings, name=name, node_gpus=node_gpus),
+        check=role_services,
         text=to_yaml,
         planners=MappingProxyType(planners),
     )

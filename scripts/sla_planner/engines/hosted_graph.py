@@ -23,7 +23,8 @@ GRAPH_LABEL = "nvidia.com/dynamo-graph-deployment-name"  # the operator's, on ev
 
 @dataclass(frozen=True, slots=True)
 class GraphRecipe:
-    """A `Recipe` from the text of a manifest. `worker_image`: instead of the manifest's; `port`: of the frontend's Service, None: found out.
+    """A `Recipe` from the text of a manifest. `worker_image`: instead of the manifest's; `port`: of the frontend's Service, None: found out;
+    `node_gpus`: GPUs of a node, where an engine is larger and the manifest shows none of its own.
 
     Raises `UsageError` for a text that is no DynamoGraphDeployment.
     """
@@ -33,6 +34,7 @@ class GraphRecipe:
     _: KW_ONLY
     worker_image: str | None = None
     port: int | None = None
+    node_gpus: int | None = None
     document: Document = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +51,7 @@ class GraphRecipe:
         return manifest_file(deployment), to_yaml(self._derived(deployment, shown_name(deployment)))
 
     def _derived(self, deployment: Deployment, name: str) -> Document:
-        return derive(self.document, self.backend, deployment, name=name, image=self.worker_image)
+        return derive(self.document, self.backend, deployment, name=name, image=self.worker_image, node_gpus=self.node_gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,8 @@ class PairRecipe:
         return f"pair_{self.prefill.label}_{self.decode.label}/config.yaml", to_yaml(self._derived("pair"))
 
     def _derived(self, name: str) -> Document:
-        graph = self.graph
-        derived = derive_pair(graph.document, graph.backend, (self.prefill, self.decode), name=name, image=graph.worker_image)
+        graph, picks = self.graph, (self.prefill, self.decode)
+        derived = derive_pair(graph.document, graph.backend, picks, name=name, image=graph.worker_image, node_gpus=graph.node_gpus)
         if derived is None:
             raise UsageError("the manifest has one worker for both phases", hint="give one with a prefill and a decode worker")
         return derived

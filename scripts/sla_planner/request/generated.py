@@ -23,8 +23,8 @@ from sla_planner.request.made_names import profile_name
 from sla_planner.request.made_patch import patched
 from sla_planner.request.makers import CannotBeMadeError
 from sla_planner.request.manifests import Document, Manifests, Serving
-from sla_planner.request.profiling_job import written
-from sla_planner.request.seen import ProfileSeen
+from sla_planner.request.profiling_job import NODE_GPUS, node_gpus, written
+from sla_planner.request.seen import Seen
 from sla_planner.request.settings import Settings
 from sla_planner.request.spec import UID_LABEL, Object, Request
 
@@ -57,11 +57,11 @@ def prepared(request: Request, settings: Settings, manifests: Manifests, base: s
         raise _unusable(error) from None
 
 
-def generated(request: Request, settings: Settings, manifests: Manifests, base: str, profile: ProfileSeen) -> Document:
-    """Raises `CannotBeMadeError` for a manifest that cannot take the picks, and for a patch that leaves no deployment."""
+def generated(request: Request, settings: Settings, manifests: Manifests, base: str, seen: Seen) -> Document:
+    """Raises `CannotBeMadeError` for a manifest that cannot take the picks that were seen, and for a patch that leaves no deployment."""
     given = prepared(request, settings, manifests, base)
     try:
-        graph = manifests.pair(given, request.backend, picks(profile), request.graph_name)
+        graph = manifests.pair(given, request.backend, picks(seen), request.graph_name, node_gpus(request, seen.gpus) or NODE_GPUS)
     except UsageError as error:
         raise _unusable(error) from None
     _mark(graph, request, settings)
@@ -73,8 +73,11 @@ def generated(request: Request, settings: Settings, manifests: Manifests, base: 
     return graph
 
 
-def picks(profile: ProfileSeen) -> tuple[ParallelMapping, ParallelMapping]:
+def picks(seen: Seen) -> tuple[ParallelMapping, ParallelMapping]:
     """Prefill and decode, from the whole profile where the ConfigMap holds it, else from their labels. Raises `CannotBeMadeError`."""
+    profile = seen.profile
+    if profile is None:
+        raise CannotBeMadeError("ProfileMissing", "there is no profile; delete the request and create it again")
     try:
         document = json.loads(profile.files[PROFILE_JSON])
         return ParallelMapping(**document["selected_prefill"]), ParallelMapping(**document["selected_decode"])
@@ -138,7 +141,7 @@ def _overlaid(graph: Document, patch: Object, manifests: Manifests) -> Document:
         raise CannotBeMadeError("OverridesUnusable", f"{what}: write it for that version")
     changed: Document = patched(graph, {**patch, "apiVersion": version, "kind": graph["kind"]})
     try:
-        manifests.read(manifests.text(changed))
+        manifests.check(changed)
     except UsageError as error:
         raise CannotBeMadeError("OverridesUnusable", f"with overrides.dgd, {error}") from None
     return changed

@@ -11,7 +11,7 @@ from sla_planner.request.made_names import BASE_KEY, GRAPH_KEY, SHARED_PROFILE, 
 from sla_planner.request.makers import CannotBeMadeError
 from sla_planner.request.manifests import Manifests
 from sla_planner.request.profiling_job import profiling_job
-from sla_planner.request.seen import ProfileSeen, Seen
+from sla_planner.request.seen import Seen
 from sla_planner.request.settings import Settings
 from sla_planner.request.spec import Object, Request
 
@@ -34,13 +34,13 @@ class Maker:
         return profiling_job(request, self._settings, seen.gpus)
 
     def graph(self, request: Request, seen: Seen) -> dict[str, Any]:
-        return generated(request, self._settings, self._manifests, _base(request, seen), _profile(seen))
+        return generated(request, self._settings, self._manifests, _base(request, seen), seen)
 
     def outputs(self, request: Request, seen: Seen, graph: Object) -> tuple[Object, ...]:
         data = {**self._inputs(request, _base(request, seen)), GRAPH_KEY: self._manifests.text(graph)}
         made = [config_map(request, self._settings, output_name(request), data)]
-        if seen.alone:
-            made.append(config_map(request, self._settings, SHARED_PROFILE, _profile(seen).files))
+        if seen.alone and seen.profile is not None:
+            made.append(config_map(request, self._settings, SHARED_PROFILE, seen.profile.files))
         return tuple(made)
 
     def _inputs(self, request: Request, base: str) -> dict[str, str]:
@@ -54,9 +54,3 @@ def _base(request: Request, seen: Seen) -> str:
     if base is None:
         raise CannotBeMadeError("BaseManifestMissing", seen.base_trouble or "there is no base manifest")
     return base
-
-
-def _profile(seen: Seen) -> ProfileSeen:
-    if seen.profile is None:
-        raise CannotBeMadeError("ProfileMissing", "there is no profile; delete the request and create it again")
-    return seen.profile

@@ -36,13 +36,16 @@ class Manifests:
 
     read       text -> the one deployment in it
     serving    deployment, backend, Serving -> the same that serves it
-    pair       deployment, backend, (prefill, decode) mappings, name -> the same called `name`, its workers at their mappings, without a planner
+    pair       deployment, backend, (prefill, decode) mappings, name, GPUs of a node (None: any) -> the same called `name`, its workers at their
+               mappings, without a planner
+    check      deployment -> nothing; a prefill and a decode service must be in it
     text       deployment -> YAML
     planners   apiVersion -> a deployment with the planner that ships with the program, in a service called Planner
     """
 
     read: Callable[[str], Document]
     serving: Callable[[Object, str, Serving], Document]
-    pair: Callable[[Object, str, tuple[ParallelMapping, ParallelMapping], str], Document]
+    pair: Callable[[Object, str, tuple[ParallelMapping, ParallelMapping], str, int | None], Document]
+    check: Callable[[Object], object]
     text: Callable[[Object], str]
     planners: Mapping[str, Object]

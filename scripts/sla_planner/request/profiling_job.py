@@ -24,9 +24,9 @@ COMPONENT = "profile-sweep"
 CONTAINER = "profiler"
 CONFIG_DIR, DATA_DIR = "/config", "/data"
 MIB_PER_GIB = 1024
+NODE_GPUS = 8  # where nobody says otherwise, as the sweep has it
 _SWITCH = True  # of a flag without value
 
-_RESOURCES: Object = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
 _FAILURES = [
     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},  # the node was drained
     {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}},  # interrupted, progress saved
@@ -77,7 +77,7 @@ def sweep_arguments(request: Request, gpus: GpusSeen | None) -> list[str]:
         ("--attainment", goal.promise.attainment if goal.promise.attainment != Sla().attainment else None),
         ("--min-num-gpus", limits.min_gpus),
         ("--max-num-gpus", limits.max_gpus),
-        ("--num-gpus-per-node", limits.gpus_per_node or (gpus.largest_node if gpus else None) or None),
+        ("--num-gpus-per-node", node_gpus(request, gpus)),
         ("--max-gpus", limits.total_gpus),
         ("--vram-gib", vram_mib / MIB_PER_GIB if vram_mib else None),
         (f"--{'' if profiling.is_moe else 'no-'}is-moe-model", None if profiling.is_moe is None else _SWITCH),
@@ -92,6 +92,11 @@ def sweep_arguments(request: Request, gpus: GpusSeen | None) -> list[str]:
     ]
     given = ((flag, value) for flag, value in flags if value is not None)
     return [COMPONENT, *(text for flag, value in given for text in ((flag,) if value is _SWITCH else (flag, written(value))))]
+
+
+def node_gpus(request: Request, gpus: GpusSeen | None) -> int | None:
+    """GPUs of one node: as the request says, else of the largest that is seen; None: not known, the sweep takes `NODE_GPUS`."""
+    return request.profiling.limits.gpus_per_node or (gpus.largest_node if gpus else None) or None
 
 
 def written(value: object) -> str:
@@ -156,7 +161,7 @@ def _container(request: Request, settings: Settings, gpus: GpusSeen | None) -> d
         "command": ["sla-planner"],
         "args": sweep_arguments(request, gpus),
         "env": _environment(settings),
-        "resources": request.profiling.resources or settings.job_resources or _RESOURCES,
+        "resources": request.profiling.resources or settings.job_resources,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [

@@ -120,7 +120,7 @@ def _cluster(config: SweepConfig) -> Cluster | None:
 
 def _recipe(config: SweepConfig, engine: Backend, file: Path) -> Recipe:
     if config.dgd is not None:
-        return GraphRecipe(_text(file), engine, worker_image=config.image, port=config.engine_port)
+        return GraphRecipe(_text(file), engine, worker_image=config.image, port=config.engine_port, node_gpus=config.num_gpus_per_node)
     return WorkloadRecipe(_text(file), model=config.model or "", image=config.image or "", port=config.engine_port)
 
 
