@@ -20,7 +20,7 @@ SAMPLES = sorted((ROOT / "manifests" / "requests").glob("*.yaml"))
 @pytest.fixture(scope="module", autouse=True)
 def definition(cluster: Any) -> Any:
     """Installed as the component installs it; it was not there before, or it was ours."""
-    if cluster.kubectl("get", "crd", DEFINITION, "--ignore-not-found", "--output=name", "--selector=app.kubernetes.io/part-of!=sla-planner"):
+    if DEFINITION in cluster.kubectl("get", "crd", "--output=name", "--selector=app.kubernetes.io/part-of!=sla-planner"):
         pytest.fail(f"the cluster has a {DEFINITION} of somebody else", pytrace=False)
     before = cluster.kubectl("get", "crd", DEFINITION, "--ignore-not-found", "--output=name")
     cluster.kubectl("apply", "-k", FOLDER, "--warnings-as-errors")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+
 import jsonschema
 import pytest
 import yaml
@@ -9,11 +12,13 @@ from tests.manifests.objects import COMPONENTS, ROOT, build, of_kind
 from tests.manifests.request_refusals import ACCEPTED, ALPHA, BETA, CHANGED, CREATED, MISTYPED, STATUS
 
 from sla_planner import __version__
+from sla_planner.cli import group
 from sla_planner.request.read import Allowed, InvalidRequestError, read
 from sla_planner.request.read_common import LONGEST_NAME
 from sla_planner.request.reading import camel_case, snake_case
 from sla_planner.request.spec import EngineLimits, Method
 from sla_planner.request.status import SUB_PHASES
+from sla_planner.request_reference import reference
 from sla_planner.stages.reconcile_requests_reading import allowed
 
 DEFINITION = yaml.safe_load((ROOT / "manifests/crds/dynamographdeploymentrequest.yaml").read_text())
@@ -257,3 +262,17 @@ def test_the_component_brings_the_definition_and_nothing_else():
 def test_what_stands_does_not_bring_the_definition():
     """It would overwrite that of a Dynamo operator."""
     assert not of_kind(build(ROOT), "CustomResourceDefinition")
+
+
+def test_the_reference_of_the_fields_is_that_of_the_definition():
+    """`make docs` writes it."""
+    assert (ROOT / "manifests/requests/fields.md").read_text() == reference(DEFINITION)
+
+
+def test_a_request_of_ones_own_is_rendered_as_the_guide_says(tmp_path):
+    (line,) = [line for line in (ROOT / "manifests/requests/README.md").read_text().splitlines() if line.startswith("sla-planner render")]
+    words = shlex.split(line.replace("request.yaml", str(tmp_path / "request.yaml")))[1:]
+    with contextlib.chdir(ROOT):
+        group.main(words, standalone_mode=False)
+    request = read(with_namespace(yaml.safe_load((tmp_path / "request.yaml").read_text())), allowed())
+    assert request.profiling.image == "registry.example.com/sla-planner/profile-sweep:0.1.0"
