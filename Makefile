@@ -52,7 +52,7 @@ lock: $(VENV)-lock/bin/uv ## resolve the dependencies anew into requirements/*.t
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in --extra plots -o requirements/run.txt
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in --extra plots --extra dev -c requirements/run.txt -o requirements/dev.txt
 	$(COMPILE) --upgrade requirements/build.in -c requirements/run.txt -o images/build.txt
-	for wanted in images/*/requirements.in; do $(COMPILE) --upgrade $$wanted -c requirements/run.txt -o $${wanted%.in}.txt || exit 1; done
+	for wanted in images/*/requirements.in; do $(COMPILE) --upgrade $$wanted -c requirements/run.txt -c requirements/dev.txt -o $${wanted%.in}.txt || exit 1; done
 
 clean: ## remove the virtual environments, caches and outputs
 	rm -rf $(VENV) $(VENV)-lock build dist demo-output scripts/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

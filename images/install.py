@@ -37,6 +37,7 @@ LEFT_OUT = (
     "kubernetes/client/api/[!_]*.py",  # generated classes, 32 MB: we send and read plain dicts
     "kubernetes/client/models/[!_]*.py",
     "matplotlib/mpl-data/sample_data",
+    "pyarrow*",  # AI Configurator wants it installed and reads its tables without it: 170 MB
 )
 
 
