@@ -209,7 +209,14 @@ def test_faults_of_the_profilers_config(section, values, path, said):
     assert said in fault(changed(ALPHA, **{f"config__{section}": values}), f"{CONFIG}.{path}")
 
 
-@pytest.mark.parametrize("where", [{"spec__enableGpuDiscovery": True}, {"config__hardware": {"enable_gpu_discovery": True}}])
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"spec__enableGpuDiscovery": True},
+        {"config__hardware": {"enable_gpu_discovery": True}},
+        {"spec__enableGpuDiscovery": False, "config__hardware": {"enable_gpu_discovery": True}},  # as the operator's definition fills it in
+    ],
+)
 def test_discovery_stands_in_for_the_name_of_the_gpu(where):
     request = alpha(config__sweep={"use_ai_configurator": True}, **where)
     assert (request.profiling.discover_gpus, request.profiling.limits.gpu_type) == (True, None)

@@ -89,6 +89,10 @@ def test_faults(spec, path, said):
     assert said in fault(changed(BETA, **{f"spec__{key}": value for key, value in spec.items()}), f"spec.{path}")
 
 
+def test_what_the_operators_definition_fills_in_is_no_contradiction():
+    assert beta(spec__modelCache={"pvcMountPath": "/opt/model-cache"}).deploying.model_cache is None
+
+
 def test_off_is_the_same_as_not_there():
     assert not faults(changed(BETA, spec__features={"mocker": {"enabled": False}, "kvRouter": {}}))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.request.requests_written import ALLOWED, ALPHA, BETA, CONFIG, alpha, beta, changed, fault, faults
 
 from sla_planner.config_types import SECONDS_BELOW_MS
@@ -90,6 +93,38 @@ def test_the_exception_tells_every_fault():
 @pytest.mark.parametrize("spec", [None, {}, [], "x", {"profilingConfig": []}, {"profilingConfig": {"config": 3}}, {"model": None, "workload": 7}])
 def test_a_spec_that_is_none_is_a_fault_and_no_crash(spec):
     assert faults({"metadata": {"name": "a", "namespace": "b"}, "spec": spec})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["vllm", "rapid", 200, 0.2]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+PATHS = [
+    *(f"{CONFIG}.{path}" for path in ("sla", "sla.ttft", "sla.isl", "hardware", "sweep", "aic", "planner", "engine", "deployment.model_cache", "x")),
+    *(f"spec.profilingConfig.{path}" for path in ("config", "resources", "resources.limits", "tolerations", "configMapRef", "profilerImage")),
+    *(f"spec.{path}" for path in ("model", "backend", "deploymentOverrides", "deploymentOverrides.labels", "profilingConfig", "autoApply")),
+    *(f"spec.{path}" for path in ("sla", "workload", "hardware", "features", "features.planner", "overrides", "modelCache", "image")),
+]
+
+
+@given(base=st.sampled_from([ALPHA, BETA]), changes=st.dictionaries(st.sampled_from(PATHS), JSON, max_size=3))
+def test_whatever_is_written_is_read_or_refused(base, changes):
+    """What is refused says where, what and what to do, on a line each."""
+    wrong = copy.deepcopy(base)
+    for path, value in changes.items():
+        *way, last = path.split(".")
+        place = wrong
+        for step in way:
+            if not isinstance(place.get(step), dict):
+                place[step] = {}
+            place = place[step]
+        place[last] = value
+    for found in faults(wrong).values():
+        assert found.path.startswith(("spec", "metadata"))
+        assert found.message
+        assert found.hint
+        assert "\n" not in found.message + found.hint
 
 
 def test_null_is_the_same_as_not_there():

@@ -104,10 +104,8 @@ def _profiling(spec: Section, profiling: Section, config: _Config, lengths: Leng
     name, key = common.object_name(reference, "name"), reference.text("key")
     base = BaseManifest(name, key or "disagg.yaml") if name else None
     _check_manifest_path(config.engine, base)
-    discover = spec.findings.agreed(
-        (spec.path_of("enableGpuDiscovery"), spec.flag("enableGpuDiscovery")),
-        (config.hardware.path_of("enable_gpu_discovery"), config.hardware.flag("enable_gpu_discovery")),
-    )
+    wished = spec.flag("enableGpuDiscovery"), config.hardware.flag("enable_gpu_discovery")
+    discover = any(wished)  # no contradiction: an operator's definition writes false where nothing was said
     system, aic_model, aic_version = _ai_configurator(config, spec.value("backend"), offline)
     limits = _limits(config, system, offline)
     if offline and limits.gpu_type is None and not discover:
@@ -126,7 +124,7 @@ def _profiling(spec: Section, profiling: Section, config: _Config, lengths: Leng
         base=base,
         output_claim=common.object_name(profiling, "outputPVC"),
         limits=limits,
-        discover_gpus=discover or False,
+        discover_gpus=discover,
         prefill_points=sweep.count("prefill_interpolation_granularity", least=common.FEWEST_PREFILL_POINTS),
         decode_points=sweep.count("decode_interpolation_granularity", least=common.FEWEST_DECODE_POINTS),
         max_context_tokens=common.check_context(lengths, config.engine, "max_context_length", spec.findings),

@@ -186,7 +186,7 @@ def tolerations(section: Section) -> tuple[Object, ...]:
 def model_cache(claim: str | None, path: str | None, mount_path: str | None, place: str, findings: Findings) -> ModelCache | None:
     """The volume with the weights. `place`: the path of the mapping that it was read from."""
     if claim is None:
-        if path is not None or mount_path is not None:
+        if path is not None or mount_path not in (None, MODEL_CACHE_PATH):
             findings.fault(place, "the model cache has a path and no claim", "name the PersistentVolumeClaim, or remove the paths")
         return None
     folder = (path or "").strip("/")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ _IN_SECONDS = re.compile(r"([0-9]*\.?[0-9]+) ?s")
 _IN_MS = re.compile(r"([0-9]*\.?[0-9]+) ?ms")
 _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _LONGEST_SHOWN = 60
+_LARGEST = 2.0**63  # of a number in Kubernetes
 _V = TypeVar("_V")
 
 
@@ -85,7 +85,7 @@ class Section:
         value = self.value(name, *older)
         if value is None or (isinstance(value, str) and value.strip()):
             return value
-        hint = "write a text" if isinstance(value, str) else f'put it in quotes: "{value}"'
+        hint = "write a text" if isinstance(value, str) else f"put it in quotes: {shown(str(value))}"
         self.fault(name, f"must be a text, not {shown(value)}", hint)
         return None
 
@@ -201,8 +201,8 @@ def snake_case(name: str) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """True is none, and neither is NaN."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """True is none, and neither are NaN and the infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def is_whole(value: Any) -> bool:
