@@ -71,7 +71,7 @@ def validated(case: Case, request: Request) -> tuple[Condition, tuple[Said, ...]
     if case.changed:
         return spec_change_rejected(case)
     notes = f"; {'; '.join(request.notes)}" if request.notes else ""
-    return Condition(Kind.VALIDATION, "True", "Valid", f"the request can be followed{notes}"), ()
+    return Condition(Kind.VALIDATION, "True", "Valid", f"the spec is right and what it needs is there{notes}"), ()
 
 
 def spec_change_rejected(case: Case) -> tuple[Condition, tuple[Said, ...]]:

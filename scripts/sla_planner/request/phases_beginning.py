@@ -95,7 +95,7 @@ def _missing(case: Case, request: Request, problems: list[_Problem]) -> Outcome:
 
 
 def _problems(case: Case, request: Request) -> Iterator[_Problem]:
-    seen, namespace = case.seen, request.namespace
+    seen = case.seen
     if not seen.graph_api and (request.auto_apply or request.profiling.method is Method.ONLINE):
         yield "DeploymentAPIMissing", "the cluster has no DynamoGraphDeployment (nvidia.com), which engines run as; install the Dynamo operator"
     if seen.base is None:
@@ -104,23 +104,28 @@ def _problems(case: Case, request: Request) -> Iterator[_Problem]:
         yield "ObjectsMissing", "; ".join(seen.missing)
     if gpus := _gpus_missing(case, request):
         yield "GPUsMissing", gpus
-    taken = list(seen.in_the_way)
-    if seen.job is not None and not seen.job.ours:
-        taken.append(f"Job {seen.job.name}")
-    if taken:
-        verb = "are" if len(taken) > 1 else "is"
-        what = f"{', '.join(taken)} in namespace {namespace} {verb} not of this request"
-        yield "NameTaken", f"{what}; delete what is no longer needed, or give the request another name"
-    if request.auto_apply and seen.graph is not None and not seen.graph.ours:
-        yield "DeploymentConflict", in_the_way(request)
+    if request.auto_apply and seen.graph is not None and not seen.graph.ours:  # with it goes the profile that it keeps
+        other = "set another spec.deploymentOverrides.name" if request.shape == "v1alpha1" else "give the request another name"
+        yield "DeploymentConflict", f"{in_the_way(request)}; if it is no longer needed, {deletion(request)}; else {other}"
+    elif taken := _taken(case):
+        what = f"{', '.join(taken)} in namespace {request.namespace}: of an earlier request, or somebody else's"
+        yield "NameTaken", f"{what}; what a deleted request leaves goes by itself soon; else delete it, or give the request another name"
 
 
 def in_the_way(request: Request) -> str:
     """About a deployment of the name that is wanted and that is not this request's."""
-    name, namespace = request.graph_name, request.graph_namespace
-    other = "set another spec.deploymentOverrides.name" if request.shape == "v1alpha1" else "give the request another name"
-    what = f"the DynamoGraphDeployment {name} in namespace {namespace} is there already and was not made for this request"
-    return f"{what}; delete it if it is no longer needed (kubectl delete dynamographdeployment {name} -n {namespace}), or {other}"
+    where = f"in namespace {request.graph_namespace}"
+    return f"the DynamoGraphDeployment {request.graph_name} {where} is there already and was not made for this request"
+
+
+def deletion(request: Request) -> str:
+    """Of that deployment."""
+    return f"delete it (kubectl delete dynamographdeployment {request.graph_name} -n {request.graph_namespace})"
+
+
+def _taken(case: Case) -> list[str]:
+    job = case.seen.job
+    return [*case.seen.in_the_way, *([f"Job {job.name}"] if job is not None and not job.ours else [])]
 
 
 def _gpus_missing(case: Case, request: Request) -> str:

@@ -17,7 +17,7 @@ from sla_planner.request.actions import Action, Deploy, KeepProfile, Said, Write
 from sla_planner.request.made_names import SHARED_PROFILE
 from sla_planner.request.makers import CannotBeMadeError
 from sla_planner.request.phases import Case, failed, validated
-from sla_planner.request.phases_beginning import in_the_way, job_made
+from sla_planner.request.phases_beginning import deletion, in_the_way, job_made
 from sla_planner.request.seen import GraphSeen, ProfileSeen
 from sla_planner.request.spec import Object, Request
 from sla_planner.request.status import Condition, Kind, Outcome, State, one_line
@@ -67,8 +67,8 @@ def deploying(case: Case, request: Request, graph: Object) -> Outcome:
         return _waiting(case, request, graph)
     if case.seen.graph is not None:
         valid, events = validated(case, request)
-        retry = f"kubectl get dgdr {case.place} -o jsonpath='{{.status.generatedDeployment}}' | kubectl apply -f -"
-        message = f"{in_the_way(request)}; then {case.anew}, or apply what was generated: {retry}"
+        what = f"{in_the_way(request)}, so what was generated is not applied"
+        message = f"{what}; if it is no longer needed, {deletion(request)} and apply the generated one: {_application(case)}"
         end = failed(Kind.READY, "DeploymentConflict", message, conditions=(valid,))
         return replace(end, events=(*events, *end.events))
     return _deploy(case, request, graph)
@@ -114,14 +114,14 @@ def _readiness(case: Case, found: GraphSeen) -> tuple[State, str, str]:
         look = f"kubectl describe dynamographdeployment {found.name} -n {found.namespace}"
         what = f"DynamoGraphDeployment {found.name} was ready and is not, {count} are available{trouble}"
         return State.DEPLOYING, "DeploymentDegraded", f"{what}; {look}"
-    return State.DEPLOYING, "DeploymentPending", f"DynamoGraphDeployment {found.name} is not ready yet, {count} are available{trouble}"
+    reason = "DeploymentNotStarting" if trouble else "DeploymentPending"
+    return State.DEPLOYING, reason, f"DynamoGraphDeployment {found.name} is not ready yet, {count} are available{trouble}"
 
 
 def _deleted(case: Case, request: Request) -> Outcome:
     valid, events = validated(case, request)
-    apply = f"kubectl get dgdr {case.place} -o jsonpath='{{.status.generatedDeployment}}' | kubectl apply -f -"
     what = f"DynamoGraphDeployment {request.graph_name} was deleted from namespace {request.graph_namespace} and is not made again"
-    message = f"{what}; to have it back: {apply}, or {case.anew}"
+    message = f"{what}; to have it back: {_application(case)}, or {case.anew}"
     return Outcome(
         State.DELETED,
         message,
@@ -141,8 +141,11 @@ def _waiting(case: Case, request: Request, graph: Object) -> Outcome:
 
 
 def _not_applied(case: Case) -> Condition:
-    apply = f"kubectl get dgdr {case.place} -o jsonpath='{{.status.generatedDeployment}}' | kubectl apply -f -"
-    return Condition(Kind.READY, "False", "NotApplied", f"autoApply is false, so applying it is up to you: {apply}")
+    return Condition(Kind.READY, "False", "NotApplied", f"autoApply is false, so applying it is up to you: {_application(case)}")
+
+
+def _application(case: Case) -> str:
+    return f"kubectl get dgdr {case.place} -o jsonpath='{{.status.generatedDeployment}}' | kubectl apply -f -"
 
 
 def _api_missing(case: Case, request: Request, graph: Object) -> Outcome:

@@ -29,7 +29,7 @@ def profiling(case: Case, request: Request, job: JobSeen) -> Outcome:
         return _image_failed(case, request, job)
     valid, events = validated(case, request)
     fields = _fields(case, request, job)
-    reason, message = _where(case, job, fields["profilingPhase"])
+    reason, message = _where(case, request, job, fields["profilingPhase"])
     last = case.before.condition(Kind.PROFILING)
     new_trouble = job.trouble and (last is None or last.reason != reason)
     return Outcome(
@@ -49,8 +49,9 @@ def job_failed(case: Case, request: Request, job: JobSeen) -> Outcome:
     offline = request.profiling.method is Method.OFFLINE
     reason = "AIConfiguratorFailed" if offline else "ProfilingJobFailed"
     code = f" (exit code {job.exit_code})" if job.exit_code is not None else ""
-    said = verdict or one_line(job.trouble) or f"it left no word: kubectl describe job/{job.name} -n {request.namespace}"
-    return _end(case, request, reason, f"Job {job.name} failed{code}: {said}; put right what it says, then {case.anew}", job=job.name)
+    what = f"{'AI Configurator' if offline else 'profiling'} failed in Job {job.name}{code}"
+    said = verdict or one_line(job.trouble) or f"it left no word, see kubectl describe job/{job.name} -n {request.namespace}"
+    return _end(case, request, reason, f"{what}: {said}; put that right, then {case.anew}")
 
 
 def infeasible(case: Case, request: Request, said: str) -> Outcome:
@@ -77,7 +78,7 @@ def no_profile(case: Case, request: Request, job: JobSeen) -> Outcome:
     """The Job is done, and what it should have published is not there."""
     log = f"kubectl logs job/{job.name} -n {request.namespace}"
     message = f"Job {job.name} is done and its ConfigMap holds no profile: somebody emptied or deleted it; what was measured is in {log}; {case.anew}"
-    return _end(case, request, "ProfileMissing", message, event=_job_event(request), job=job.name)
+    return _end(case, request, "ProfileMissing", message, event=_job_event(request))
 
 
 def dry_run_done(case: Case, request: Request, job: JobSeen) -> Outcome:
@@ -96,19 +97,18 @@ def dry_run_done(case: Case, request: Request, job: JobSeen) -> Outcome:
 
 
 def _image_failed(case: Case, request: Request, job: JobSeen) -> Outcome:
-    where = "spec.profilingConfig.profilerImage" if request.shape == "v1alpha1" else "spec.image"
     what = f"the image of Job {job.name} cannot be pulled: {one_line(job.trouble) or job.trouble_reason}"
-    message = f"{what}; correct {where}, or the pull secret that is installed with the reconciler; then {case.anew}"
-    return replace(_end(case, request, "ImagePullFailed", message, job=job.name), soon=True)  # the next step deletes the Job
+    message = f"{what}; correct {_image_field(request)}, or the pull secret that is installed with the reconciler; then {case.anew}"
+    return replace(_end(case, request, "ImagePullFailed", message), soon=True)  # the next step deletes the Job
 
 
-def _end(case: Case, request: Request, reason: str, message: str, *, event: str = "", job: str = "") -> Outcome:
+def _end(case: Case, request: Request, reason: str, message: str, *, event: str = "") -> Outcome:
     valid, events = validated(case, request)
     fields: dict[str, Any] = {"backend": request.backend}
     made: tuple[Said, ...] = ()
-    if job:
-        made = job_made(case, request, job)
-        fields["profilingJobName"] = job
+    if case.job is not None:
+        made = job_made(case, request, case.job.name)
+        fields["profilingJobName"] = case.job.name
     end = failed(Kind.PROFILING, reason, message, event=event, conditions=(valid,), **fields)
     return replace(end, events=(*made, *events, *end.events))
 
@@ -134,11 +134,11 @@ def _progress(progress: Progress) -> dict[str, Any]:
     return told if progress.eta_s is None else told | {"etaSeconds": round(progress.eta_s)}
 
 
-def _where(case: Case, job: JobSeen, phase: str) -> tuple[str, str]:
+def _where(case: Case, request: Request, job: JobSeen, phase: str) -> tuple[str, str]:
     """(reason, message) of the condition while it goes on."""
     if job.trouble:
         reason = "ImagePullBackOff" if job.trouble_reason in _IMAGE_REASONS else reason_of(job.trouble_reason or "PodNotRunning")
-        return reason, f"the pod of Job {job.name} does not run: {one_line(job.trouble)}"
+        return reason, f"the pod of Job {job.name} does not run: {one_line(job.trouble)}; {_remedy(case, request, job, reason)}"
     if job.state is JobState.WAITING:
         return "Initializing", f"Job {job.name} is made and starts"
     if job.progress is None:
@@ -147,6 +147,18 @@ def _where(case: Case, job: JobSeen, phase: str) -> tuple[str, str]:
         return phase, last.message if kept and last else f"Job {job.name} runs"
     left = "" if job.progress.eta_s is None else f", {_duration(job.progress.eta_s)} left"
     return phase, f"{job.progress.mapping or phase}: point {job.progress.point} of {job.progress.points}{left}"
+
+
+def _remedy(case: Case, request: Request, job: JobSeen, reason: str) -> str:
+    if reason == "Unschedulable":
+        return "it starts as soon as a node has room and takes it"
+    if reason == "ImagePullBackOff":
+        return f"check {_image_field(request)} and the pull secret; the request fails after {_duration(case.settings.image_limit_s)}"
+    return f"see kubectl describe job/{job.name} -n {request.namespace}"
+
+
+def _image_field(request: Request) -> str:
+    return "spec.profilingConfig.profilerImage" if request.shape == "v1alpha1" else "spec.image"
 
 
 def _duration(seconds: float) -> str:
