@@ -34,6 +34,7 @@ STAGES = {
     "inject-config": "put the manifest that a sweep derives engines from onto its volume in the cluster",
     "download-results": "copy the results of a sweep from its volume in the cluster to this machine",
     "reconcile-requests": "bring deployment requests one step further: profiled, generated, deployed",
+    "preflight": "look at an installation: what is wrong with it, why it matters, and the command that puts it right",
     "profile": "show a profile: its points, what is doubted of them, and the laws they follow",
     "engine-sim": "serve an OpenAI-compatible engine whose speed follows a profile",
     "load-test": "send recorded or synthetic traffic and measure TTFT and ITL",

@@ -59,6 +59,7 @@ class ScaledObject:
 
 _LEADER_WORKER_SET = "leaderworkerset.x-k8s.io"
 _WORKLOADS = ("prefill", "decode")
+_OF_SCALED_OBJECTS = (DYNAMO, "apps", _LEADER_WORKER_SET)
 
 ROLES = MappingProxyType(
     {
@@ -114,23 +115,20 @@ def rights_of(rules: Iterable[Rule]) -> Iterator[Right]:
 
 
 def planner_rights(graphs: Iterable[str], objects: Iterable[ScaledObject], *, state: str, lease: str) -> tuple[Right, ...]:
-    """Of a planner that scales these, remembers in the ConfigMap `state` and holds `lease`; '' = none of it."""
-    graphs, objects = tuple(graphs), tuple(objects)
+    """Of a planner that scales these, remembers in the ConfigMap `state` and holds `lease`; '' = none of it.
+
+    `objects`: everything that holds a count of its own, scaling adapters of graphs too.
+    """
+    scaled = (*(ScaledObject(DYNAMO, GRAPHS, graph) for graph in graphs), *objects)
     needed: list[Right] = []
-    for right in rights_of(ROLES["planner"]):
-        if right.group != DYNAMO:
-            if right.resource != "configmaps":
-                needed.append(right)
-            elif state:
-                needed.append(Right(right.verb, right.group, right.resource, state))
-        elif right.plural == GRAPHS:
-            needed += (Right(right.verb, right.group, right.resource, graph) for graph in graphs)
-        elif graphs or any(each.plural == ADAPTERS for each in objects):
-            needed.append(right)
-    for rule in ROLES["planner-workloads"]:
-        for right in rights_of([Rule(rule.group, rule.resources, rule.verbs)]):
-            named = (each.name for each in objects if (each.group, each.plural) == (right.group, right.plural))
-            needed += (Right(right.verb, right.group, right.resource, name) for name in named)
+    for right in rights_of((*ROLES["planner"], *(Rule(rule.group, rule.resources, rule.verbs) for rule in ROLES["planner-workloads"]))):
+        if right.resource == "configmaps":
+            names = [state] if state else []
+        elif right.group in _OF_SCALED_OBJECTS:
+            names = [each.name for each in scaled if (each.group, each.plural) == (right.group, right.plural)]
+        else:
+            names = [""]
+        needed += (Right(right.verb, right.group, right.resource, name) for name in names)
     if lease:
         needed += (Right(right.verb, right.group, right.resource, lease if right.name else "") for right in rights_of(ROLES["planner-lease"]))
     return tuple(dict.fromkeys(needed))

@@ -31,6 +31,8 @@ def check_traffic(facts: Facts) -> Iterator[Finding]:
             what = f"target {target.name}: traffic"
             fix = f"sla-planner preflight --namespace {facts.namespace.name} --prometheus-url http://PROMETHEUS.NAMESPACE:9090"
             yield METRICS.unchecked(what, "it is not said where metrics are read", fix)
+        elif isinstance(traffic, Unread) and not traffic.unreachable:
+            yield METRICS.unchecked(f"target {target.name}: {server}", traffic.because, _from_outside(facts, target))
         elif isinstance(traffic, Unread):
             what = f"target {target.name}: {server} at {target.url} does not answer ({traffic.because})"
             why = "without it the planner knows nothing of the load, and holds every count"
@@ -44,6 +46,18 @@ def check_traffic(facts: Facts) -> Iterator[Finding]:
             yield METRICS.ok(f"target {target.name}: {server} at {target.url} answers")
             yield from _clock(target, traffic)
             yield from _servers(facts, target, traffic)
+
+
+def _from_outside(facts: Facts, target: TargetFacts) -> str:
+    """Two ways of looking from inside the cluster."""
+    host, port = urlsplit(target.url).hostname or "NAME", urlsplit(target.url).port or 80
+    name, _, rest = host.partition(".")
+    place = rest.partition(".")[0] or facts.namespace.name
+    return (
+        f"kubectl -n {place} port-forward service/{name} 9090:{port} &\n"
+        f"sla-planner preflight --namespace {facts.namespace.name} --prometheus-url http://127.0.0.1:9090\n"
+        "# or in the cluster: . jobs/env.sh && envsubst < jobs/preflight/job.yaml | kubectl apply -f -"
+    )
 
 
 def _reach(target: TargetFacts) -> str:

@@ -1,0 +1,80 @@
+"""All facts of an installation, gathered once. Everything that cannot be read is an `Unread` in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sla_planner.cluster.preflight_facts import cluster_facts, lease_facts, namespace_facts
+from sla_planner.cluster.preflight_reader import Reader
+from sla_planner.cluster.preflight_rights import account_may, own_rights
+from sla_planner.cluster.resources import CONFIG_MAPS, SCALING_ADAPTERS
+from sla_planner.cluster.scale_reference import scale_reference
+from sla_planner.planner_config import CONFIG_MAP, PlannerConfig
+from sla_planner.preflight.facts import Facts, NamespaceFacts, PlannerFacts, RightsFacts, TargetFacts, Unread
+from sla_planner.preflight.rights import ADAPTERS, DYNAMO, Right, ScaledObject, planner_rights, sweep_rights, volume_rights
+from sla_planner.preflight_config import PreflightConfig
+from sla_planner.stages.preflight_settings import settings_of
+from sla_planner.stages.preflight_targets import remembered, runs_in_a_pod, target_facts
+
+
+def gather(config: PreflightConfig, reader: Reader) -> Facts:
+    """Raises `UnreachableError` when the API server does not answer, `ForbiddenError` when it does not know us, `UsageError` for wrong flags."""
+    cluster = cluster_facts(reader)
+    namespace = namespace_facts(reader, claim=config.pvc)
+    settings = settings_of(config, reader, namespace.workloads)
+    planner = settings.config
+    name = config_map_of(planner)
+    state = reader.named(CONFIG_MAPS, name) if name else None
+    known = None if isinstance(state, Unread) else state
+    targets = tuple(target_facts(each, reader, settings, remembered(known, each.name)) for each in (planner.targets if planner else ()))
+    return Facts(
+        cluster=cluster,
+        namespace=namespace,
+        rights=_rights(reader, namespace, planner, targets),
+        planner=PlannerFacts(
+            source=settings.source,
+            settings=settings.trouble,
+            state=name,
+            state_found=state if isinstance(state, Unread) else state is not None,
+            lease=lease_facts(reader, planner.lease) if planner and planner.lease else None,
+        ),
+        targets=targets,
+    )
+
+
+def _rights(reader: Reader, namespace: NamespaceFacts, planner: PlannerConfig | None, targets: Sequence[TargetFacts]) -> RightsFacts:
+    """Of the accounts of what is installed; of an account without an installation nothing needs to be known."""
+    stages = () if isinstance(namespace.workloads, Unread) else {each.stage for each in namespace.workloads}
+    accounts: dict[str, Mapping[Right, bool] | Unread] = {}
+    ways: tuple[Mapping[Right, bool], ...] = ()
+    if "planner" in stages and planner is not None:
+        needed = _planner_rights(planner, [each for each in targets if each.namespace == reader.api.namespace])
+        accounts["planner"] = account_may(reader, "planner", needed)
+    if "profile-sweep" in stages:
+        always, either = sweep_rights()
+        accounts["profile-sweep"] = account_may(reader, "profile-sweep", always)
+        answers = [account_may(reader, "profile-sweep", way) for way in either]
+        ways = tuple(each for each in answers if not isinstance(each, Unread))
+    own = None if runs_in_a_pod() else own_rights(reader, volume_rights())
+    return RightsFacts(accounts, ways, own)
+
+
+def _planner_rights(planner: PlannerConfig, targets: Sequence[TargetFacts]) -> Sequence[Right]:
+    """Of targets in the planner's own namespace: those elsewhere need a Role there."""
+    named = {each.name: (each.prefill_target, each.decode_target) for each in planner.targets if each.environment == "kubernetes"}
+    objects = [_scaled(text) for each in targets for text in named.get(each.name, ()) if text]
+    for each in targets:
+        roles = each.roles if isinstance(each.roles, tuple) else ()
+        objects += (ScaledObject(DYNAMO, ADAPTERS, role.name) for role in roles if role.kind == SCALING_ADAPTERS.kind)
+    return planner_rights([each.graph for each in targets if each.graph], objects, state=config_map_of(planner), lease=planner.lease or "")
+
+
+def config_map_of(planner: PlannerConfig | None) -> str:
+    """Of its memory; '' where that is elsewhere, or nowhere."""
+    state = planner.state if planner else None
+    return state.removeprefix(CONFIG_MAP) if state and state.startswith(CONFIG_MAP) else ""
+
+
+def _scaled(text: str) -> ScaledObject:
+    reference = scale_reference(text)
+    return ScaledObject(reference.resource.group, reference.resource.plural, reference.name)

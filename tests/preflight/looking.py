@@ -1,0 +1,53 @@
+"""What tests of the stage share: a kubeconfig for an installation, and what preflight says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.preflight.installation import HERE, Installation, installation
+
+from sla_planner.cli import run
+
+Finding = dict[str, str]
+Look = Callable[..., tuple[int, list[Finding]]]
+
+
+@contextmanager
+def named_by_kubeconfig(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
+    """A clean installation that a process outside of it sees."""
+    with installation() as found:
+        context = {"name": "test", "context": {"cluster": "test", "user": "test", "namespace": HERE}}
+        config = {
+            **{"apiVersion": "v1", "kind": "Config", "current-context": "test", "contexts": [context]},
+            "clusters": [{"name": "test", "cluster": {"server": found.url}}],
+            "users": [{"name": "test", "user": {"token": "secret"}}],
+        }
+        (folder / "kubeconfig").write_text(json.dumps(config))
+        monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
+        monkeypatch.setattr("sla_planner.cluster.api.connect.__kwdefaults__", {"namespace": None, "context": None, "patience_s": 0.0})
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        yield found
+
+
+def looker(capsys: pytest.CaptureFixture[str]) -> Look:
+    """`look(*flags)`: the exit code and the findings."""
+
+    def look(*flags: str) -> tuple[int, list[Finding]]:
+        code = run(["preflight", "--json", *flags])
+        out = capsys.readouterr().out
+        return code, json.loads(out)["findings"] if out else []
+
+    return look
+
+
+def grave(findings: list[Finding]) -> list[Finding]:
+    return [each for each in findings if each["severity"] in ("problem", "warning")]
+
+
+def unseen(findings: list[Finding]) -> dict[str, str]:
+    """Why, by check."""
+    return {each["check"]: each["why"] for each in findings if each["severity"] == "not checked"}

@@ -1,0 +1,189 @@
+"""`preflight` where it may not look, where servers do not answer, and how it is told what to look at."""
+
+from __future__ import annotations
+
+import pytest
+from tests.preflight.faults import claim, settings
+from tests.preflight.installation import GRAPH, HERE
+from tests.preflight.looking import grave, looker, named_by_kubeconfig, unseen
+
+from sla_planner.cli import run
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    with named_by_kubeconfig(tmp_path, monkeypatch) as found:
+        yield found
+
+
+@pytest.fixture
+def preflight(capsys):
+    return looker(capsys)
+
+
+# ---- what cannot be looked at ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "check"),
+    [
+        ("list", "nodes", "gpus"),
+        ("get", "customresourcedefinitions", "request-definition"),
+        ("get", "namespaces", "pod-security"),
+        ("list", "resourcequotas", "quota"),
+        ("list", "limitranges", "limit-range"),
+        ("get", "persistentvolumeclaims", "volume"),
+        ("list", "serviceaccounts", "service-accounts"),
+        ("get", "secrets", "model-token"),
+        ("list", "events", "refused-pods"),
+        ("list", "pods", "pods"),
+        ("create", "localsubjectaccessreviews", "rights-of-planner"),
+        ("create", "selfsubjectaccessreviews", "own-rights"),
+        ("get", "dynamographdeployments", "targets"),
+        ("list", "dynamographdeployments", "graph-status"),
+        ("list", "horizontalpodautoscalers", "other-autoscaler"),
+        ("list", "scaledobjects", "other-autoscaler"),
+        ("get", "leases", "lease"),
+        ("list", "networkpolicies", "network-policy"),
+        ("get", "configmaps", "settings"),
+        ("list", "cronjobs", "installed"),
+    ],
+)
+def test_what_may_not_be_looked_at_is_said_with_the_right_that_is_missing(cluster, preflight, verb, resource, check):
+    cluster.serve_requests({})
+    cluster.deny(verb, resource)
+    code, findings = preflight()
+    assert (code, grave(findings)) == (0, [])
+    assert f"may not {verb} {resource}" in unseen(findings)[check] or f"cannot {verb}" in unseen(findings)[check]
+
+
+def test_storage_classes_that_may_not_be_seen_leave_a_pending_volume_open(cluster, preflight):
+    claim("Pending", storageClassName="slow")(cluster)
+    cluster.deny("list", "storageclasses")
+    assert "volume" in unseen(preflight()[1])
+
+
+def test_a_volume_that_waits_for_its_first_pod_is_no_fault(cluster, preflight):
+    claim("Pending", storageClassName="late")(cluster)
+    found = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "late"}, "volumeBindingMode": "WaitForFirstConsumer"}
+    cluster.put(found, namespace="")
+    assert grave(preflight()[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "whose"), [({"app.kubernetes.io/part-of": "sla-planner"}, "by our definition"), ({}, "by an operator's own definition")]
+)
+def test_whose_requests_are_taken_is_said(cluster, preflight, labels, whose):
+    cluster.serve_requests(labels)
+    code, findings = preflight()
+    (told,) = [each for each in findings if each["check"] == "request-definition"]
+    assert code == 0
+    assert whose in told["what"]
+    assert ("slaplanner.io/request-class: sla-planner" in told["what"]) == (not labels)
+
+
+# ---- servers that do not answer -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_prometheus_that_does_not_answer_may_be_back_in_a_minute(cluster, preflight):
+    cluster.prometheus.status = 503
+    code, findings = preflight()
+    (told,) = grave(findings)
+    assert (code, told["check"], told["severity"]) == (4, "metrics", "problem")
+    assert "HTTP 503" in told["what"]
+
+
+def test_beside_a_fault_of_a_persons_a_server_that_does_not_answer_counts_less(cluster, preflight):
+    cluster.prometheus.status = 503
+    cluster.drop("configmaps", "sla-planner-status")
+    assert preflight()[0] == 2
+
+
+def test_an_api_server_that_does_not_answer(cluster, capsys):
+    cluster.version_status = 500
+    assert run(["preflight"]) == 4
+    assert "answers HTTP 500; try again" in capsys.readouterr().err
+
+
+def test_a_kind_that_does_not_answer_is_left_out(cluster, preflight):
+    cluster.fail(500, verb="list", resource="scaledobjects", times=9)
+    code, findings = preflight()
+    assert (code, grave(findings)) == (0, [])
+    assert "HTTP 500" in unseen(findings)["other-autoscaler"]
+
+
+def test_an_api_server_that_goes_away_ends_it(cluster, capsys):
+    for resource in ("resourcequotas", "limitranges", "networkpolicies"):
+        cluster.fail(0, verb="list", resource=resource, times=9)
+    assert run(["preflight"]) == 4
+    assert "does not answer" in capsys.readouterr().err
+
+
+def test_a_service_of_the_cluster_is_not_missed_from_outside(cluster, preflight):
+    settings(lambda text: text.replace(cluster.prometheus.url, "http://prometheus.monitoring:9090"))(cluster)
+    cluster.edit("networkpolicies", "planner", lambda found: found["spec"]["egress"][2]["ports"][0].update(port=9090))
+    code, findings = preflight()
+    (told,) = [each for each in findings if each["check"] == "metrics"]
+    assert (code, grave(findings), told["severity"]) == (0, [], "not checked")
+    assert "kubectl -n monitoring port-forward service/prometheus 9090:9090" in told["fix"]
+
+
+# ---- settings -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_named_overrides_what_is_installed(cluster, preflight):
+    code, findings = preflight("--graph-deployment", "chat")
+    assert code == 2
+    assert {each["check"] for each in grave(findings)} == {"targets", "rights-of-planner"}
+
+
+def test_a_settings_file_is_looked_at_before_it_is_installed(cluster, preflight, tmp_path):
+    text = f"environment: kubernetes\ngraph_deployment: {GRAPH}\nprofile_results_dir: sample\nprometheus_url: {cluster.prometheus.url}\n"
+    (tmp_path / "planner.yaml").write_text(text + "itl: 25\n")
+    code, findings = preflight("--planner-config", str(tmp_path / "planner.yaml"))
+    assert (code, grave(findings)) == (0, [])
+    (tmp_path / "planner.yaml").write_text(text + "max_gpu_budget: 1\n")
+    code, findings = preflight("--planner-config", str(tmp_path / "planner.yaml"))
+    assert (code, [each["check"] for each in grave(findings)]) == (2, ["settings"])
+
+
+def test_a_bare_namespace_is_told_what_to_install_and_what_to_name(cluster, preflight):
+    cluster.uninstall(
+        "cronjobs", "deployments", "roles", "rolebindings", "serviceaccounts", "configmaps", "persistentvolumeclaims", "networkpolicies"
+    )
+    code, findings = preflight()
+    assert code == 2
+    told = {each["check"]: each["fix"] for each in grave(findings)}
+    assert told.keys() == {"installed", "volume"}
+    assert told["installed"] == f"kubectl apply -k . -n {HERE}"
+    assert "--graph-deployment NAME --prometheus-url URL" in next(each["fix"] for each in findings if each["check"] == "settings")
+
+
+def test_an_empty_namespace_with_a_target_that_is_named(cluster, preflight):
+    cluster.uninstall("cronjobs", "deployments", "configmaps")
+    flags = ("--graph-deployment", GRAPH, "--prometheus-url", cluster.prometheus.url, "--profile-results-dir", "sample")
+    code, findings = preflight(*flags)
+    assert (code, [each["check"] for each in grave(findings)]) == (0, ["installed"])
+
+
+def test_a_target_without_metrics_is_asked_for(cluster, capsys):
+    cluster.uninstall("cronjobs", "deployments")
+    assert run(["preflight", "--graph-deployment", GRAPH]) == 2
+    assert "give either --prometheus-url or --scrape-url" in capsys.readouterr().err
+
+
+def test_a_namespace_that_does_not_exist(cluster, preflight):
+    code, findings = preflight("--namespace", "nowhere")
+    assert code == 2
+    assert {each["check"]: each["fix"] for each in grave(findings)}["namespace"] == "kubectl create namespace nowhere"
+
+
+def test_the_report_ends_with_what_to_do(cluster, capsys):
+    cluster.drop("configmaps", "sla-planner-status")
+    assert run(["preflight"]) == 2
+    out, err = capsys.readouterr()
+    *_, last = out.splitlines()
+    assert last.startswith("1 problem, ")
+    assert last.endswith("type the commands under `fix`, then run this again")
+    assert err.startswith(f"error: preflight of namespace {HERE} at http://127.0.0.1")
+    assert f"fix                     kubectl -n {HERE} apply -f jobs/planner/status.yaml\n" in out
