@@ -103,7 +103,14 @@ class Namespace:
                 (folder / f"{pod.replace('/', '.')}{which.replace('--', '.')}.log").write_text(text)
 
     def _wait(self, resource: str, condition: str, timeout_s: float) -> None:
-        self.kubectl("wait", f"--for={condition}", resource, f"--timeout={timeout_s:.0f}s", timeout_s=timeout_s + PATIENCE_S)
+        while True:
+            try:
+                self.kubectl("wait", f"--for={condition}", resource, f"--timeout={timeout_s:.0f}s", timeout_s=timeout_s + PATIENCE_S)
+                return
+            except RuntimeError as error:  # of a definition that is a moment old: `conditions` is null, which kubectl does not take for "none"
+                if "accessor error: <nil>" not in str(error):
+                    raise
+            time.sleep(RETRY_S)
 
     def _watch(self, resource: str, timeout_s: float) -> Iterator[Document]:
         """The object now and after every change, until the watch ends or the time is up."""
