@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sla_planner.engines.backends import backend
-from sla_planner.engines.dgd import derive, gpus_per_engine, read_dgd, to_yaml, worker_image
+from sla_planner.engines.dgd import derive, gpus_per_engine, place_pair, read_dgd, to_yaml, worker_image
 from sla_planner.errors import UsageError
 from sla_planner.model.profile import ParallelMapping
 from sla_planner.sweep.port import Deployment, Phase
@@ -276,3 +276,43 @@ def test_arguments_as_one_text():
     given = yaml.safe_load(HEAD + "spec: {services: {Frontend: {}, w: {extraPodSpec: {mainContainer: {args: python3 -m dynamo.vllm --model m}}}}}")
     result = derive(given, backend("vllm"), Deployment(TP4), name="probe")
     assert shlex.split(alpha_worker(result)[2]["args"]) == ["python3", "-m", "dynamo.vllm", "--model", "m", "--tensor-parallel-size", "4"]
+
+
+class TestNodes:
+    """Where the manifest shows none of several nodes, who knows their size says it."""
+
+    def test_an_engine_that_is_larger_than_a_node(self):
+        _, body, _ = alpha_worker(derived("sglang-disagg", ParallelMapping(tp=16), node_gpus=8))
+        assert (body["multinode"], body["resources"]["limits"]["gpu"]) == ({"nodeCount": 2}, "8")
+
+    def test_one_that_fits(self):
+        _, body, _ = alpha_worker(derived("sglang-disagg", ParallelMapping(tp=8), node_gpus=8))
+        assert ("multinode" in body, body["resources"]["limits"]["gpu"]) == (False, "8")
+
+    def test_what_the_manifest_shows_wins(self):
+        shown = gpus_per_engine(document("sglang-moe-disagg"), Phase.DECODE)
+        one, other = (derived("sglang-moe-disagg", DEP16, node_gpus=gpus) for gpus in (None, 2))
+        assert one == other
+        assert shown == 16
+
+    def test_one_that_cannot_be_spread_evenly(self):
+        with pytest.raises(UsageError, match="12 GPUs cannot be spread evenly over nodes of 8"):
+            derived("sglang-disagg", ParallelMapping(tp=12), node_gpus=8)
+
+
+class TestPlaced:
+    """The manifest itself at the picked mappings."""
+
+    @pytest.mark.parametrize("stem", ["vllm-disagg", "vllm-v1beta1"])
+    def test_roles_arguments_and_everything_else_stay(self, stem):
+        given = document(stem)
+        found = place_pair(given, backend("vllm"), (ParallelMapping(tp=2), TP4), name="chat")
+        assert given == document(stem)
+        assert [gpus_per_engine(found, role) for role in (Phase.PREFILL, Phase.DECODE)] == [2, 4]
+        assert found["metadata"]["name"] == "chat"
+        again = place_pair(found, backend("vllm"), (ParallelMapping(tp=2), TP4), name="chat")
+        assert again == found
+
+    def test_an_aggregated_one_cannot(self):
+        with pytest.raises(UsageError, match="one worker for both phases"):
+            place_pair(document("vllm-agg"), backend("vllm"), (TP4, TP4), name="chat")
