@@ -136,5 +136,5 @@ def test_explain(cluster: Any) -> None:
     for version in ("v1alpha1", "v1beta1"):
         said = cluster.kubectl("explain", "dgdr.spec.profilingConfig.config.sla", f"--api-version=nvidia.com/{version}")
         assert "Time to first token, in ms." in said
-        assert "VERSION:" in said
+        assert version in said
     assert "AI Configurator computes the profile" in cluster.kubectl("explain", "dgdr.spec.searchStrategy")
