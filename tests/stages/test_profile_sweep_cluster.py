@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,6 +24,7 @@ from sla_planner.model.profile import ParallelMapping
 from sla_planner.stages import profile_sweep_run
 from sla_planner.store.profile_files import PROFILE_JSON, read_profile, write_profile_json
 from sla_planner.sweep import measure
+from sla_planner.sweep.port import Deployment
 
 SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "{name}"}, "spec": {"selector": {"app": "x"}, "ports": [{"port": "{port}"}]}}
 DEPLOYMENT = {
@@ -231,10 +233,28 @@ def test_a_promise_that_cannot_be_kept_is_published_as_that(
     last = last_line(capsys)
     nearest = r"the nearest is [\d.,]+ ms with TP1 \(.+?\)"
     assert re.match(rf"error: no mapping keeps TTFT 1 ms .+: {nearest}; nor ITL 1 ms: {nearest}; set --ttft [\d.]+", last), last
-    assert word.read_text() == last
+    assert word.read_text() == last.removeprefix("error: ")
     published = cluster.get("configmaps", "data")
     assert published is not None
     assert published["metadata"]["annotations"]["slaplanner.io/feasible"] == "false"
+
+
+class PairOfOne:
+    """In the place of both picks, the engine that does both."""
+
+    def __init__(self, launcher: Any) -> None:
+        self.identity, self.engine = launcher.identity, launcher.engine
+
+    def manifest(self, deployment: Deployment) -> tuple[str, str]:
+        return "pair_TP1_TP1/config.yaml", f"of: {deployment.mapping.label}\n"
+
+
+@pytest.mark.e2e
+def test_what_was_deployed_to_verify_the_pick_is_in_the_folder_too(cluster: ApiStandIn, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile_sweep_run, "pair_launcher", lambda _config, source, _prefill, _decode: PairOfOne(source.launcher))
+    assert run(place.flags("--verify")) == 0
+    assert (place.output / "pair_TP1_TP1" / "config.yaml").read_text() == "of: TP1\n"
+    assert {file.name for file in (place.output / "logs").iterdir()} == {"engine-tp1.log", "engine-tp1-2.log"}
 
 
 @pytest.mark.e2e
