@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from tests.sweep.simulated_clock import SimulatedClock
 
 from sla_planner.engines.backend import Evidence
 from sla_planner.engines.backends import backend
@@ -162,11 +163,9 @@ class Swept:
 
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short windows, and no complaint of a client that the machine holds up: for tests of what is done, not of how exactly."""
+    """Short windows: for tests of what is done, not of how exactly."""
     if "engines" not in request.fixturenames:
         return
-    monkeypatch.setattr(measure, "LATE_MS", 1000.0)
-    monkeypatch.setattr(measure, "UNSTEADY", 1000.0)
     monkeypatch.setattr(measure, "WINDOW_S", 0.1)
     monkeypatch.setattr(measure, "WINDOW_STEPS", 12)
     monkeypatch.setattr(held, "QUIET_S", 0.5)
@@ -194,11 +193,16 @@ def checkpoint() -> Memory:
 
 
 @pytest.fixture
-def in_loop() -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Runs a coroutine on a loop whose timers are good enough for an engine."""
+def in_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Runs a coroutine on a loop whose timers are good enough for an engine: by a simulated clock where the engine is on the same loop."""
+    loop_factory = precise_event_loop
+    if "engines" in request.fixturenames:
+        clock = SimulatedClock()
+        clock.rule(monkeypatch)
+        loop_factory = clock.loop
 
     def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        with asyncio.Runner(loop_factory=precise_event_loop) as runner:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
             return runner.run(coroutine)
 
     return run
