@@ -72,7 +72,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`actions` in order, then `status` (whole, None: as it is), then `events` where the status was changed. `again_s`: look again after so long."""
+    """`actions` in order, then `events`, then `status` (whole, None: as it is). `again_s`: look again after so long."""
 
     actions: tuple[Action, ...] = ()
     status: dict[str, Any] | None = None

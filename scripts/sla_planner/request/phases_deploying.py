@@ -76,7 +76,7 @@ def deploying(case: Case, request: Request, graph: Object) -> Outcome:
 
 def _deploy(case: Case, request: Request, graph: Object) -> Outcome:
     valid, events = validated(case, request)
-    message = f"DynamoGraphDeployment {request.graph_name} is created in namespace {request.graph_namespace}; its pods start"
+    message = _created(request)
     return Outcome(
         State.DEPLOYING,
         message,
@@ -87,6 +87,11 @@ def _deploy(case: Case, request: Request, graph: Object) -> Outcome:
     )
 
 
+def _created(request: Request) -> str:
+    """The same words also where the status was not written in time: an Event that is said again is the same one."""
+    return f"DynamoGraphDeployment {request.graph_name} is created in namespace {request.graph_namespace}; its pods start"
+
+
 def _followed(case: Case, request: Request, found: GraphSeen, graph: Object) -> Outcome:
     valid, events = validated(case, request)
     fields = {
@@ -94,8 +99,8 @@ def _followed(case: Case, request: Request, found: GraphSeen, graph: Object) -> 
         "deploymentInfo": {"replicas": found.replicas, "availableReplicas": found.available_replicas},
     }
     if not case.before.deployed:
-        where = f"DynamoGraphDeployment {found.name} is there in namespace {found.namespace}"
-        events = (*events, Said("Normal", "DeploymentCreated", where if request.auto_apply else f"{where}: somebody applied it"))
+        applied = f"DynamoGraphDeployment {found.name} is there in namespace {found.namespace}: somebody applied it"
+        events = (*events, Said("Normal", "DeploymentCreated", _created(request) if request.auto_apply else applied))
     state, reason, message = _readiness(case, found)
     last = case.before.condition(Kind.READY)
     if reason != "DeploymentPending" and (last is None or last.reason != reason):

@@ -1,4 +1,4 @@
-"""One look at one request: see, decide (`request.lifecycle`), act, write the status, post Events; in this order, each on the version that was read.
+"""One look at one request: see, decide (`request.lifecycle`), act, post Events, write the status on the version that was read; in this order.
 
 the request changed meanwhile    looked at again at once
 an object is in the way          looked at again; what it is, the next look tells
@@ -125,14 +125,15 @@ class Reconciler:
         return Look(name, _state(status), wanted.again_s, again_now=bool(done) or wanted.status is not None)
 
     def _write(self, found: Object, wanted: Step) -> None:
-        if wanted.status is not None:
-            self.requests.write_status(found, wanted.status)
+        """Events before the status that makes them known: who is killed in between says them twice, which counts one up, and never not at all."""
         name = found["metadata"]["name"]
         for said in wanted.events:
             log = LOG.warning if said.severity == "Warning" else LOG.info
             log(f"{name}: {said.reason}: {said.message}", extra={"request": name, "reason": said.reason})
         if wanted.events and (why := self.book.post([found], map(_notice, wanted.events))):
             LOG.warning(f"{name}: Events cannot be posted: {why}", extra={"request": name})
+        if wanted.status is not None:
+            self.requests.write_status(found, wanted.status)
 
     def _rehearsed(self, found: Object, case: Case, wanted: Step) -> Look:
         name = case.about.name
