@@ -1,0 +1,392 @@
+"""`reconcile-requests --once` as a CronJob calls it, again and again, on an API over HTTP; what controllers do is played."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import yaml
+from tests.stages.requests_place import GRAPHS, JOBS, MAPS, REQUESTS, Place, place
+
+from sla_planner.cli import run
+from sla_planner.cluster.api import KubernetesApi
+from sla_planner.engines.dgd_requests import base_manifest
+from sla_planner.requests_config import RequestsConfig
+from sla_planner.stages import reconcile_requests_one as stage
+from sla_planner.stages.reconcile_requests_one import open_reconciler
+from sla_planner.stages.reconcile_requests_run import _settled
+
+ONCE = ("reconcile-requests", "--once", "--log-format", "human")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    with place() as found:
+        config = tmp_path / "kubeconfig"
+        cluster = {"name": "test", "cluster": {"server": found.cluster.url}}
+        context = {"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "here"}}
+        users = [{"name": "test", "user": {"token": "secret"}}]
+        kubeconfig = {"apiVersion": "v1", "kind": "Config", "current-context": "test"}
+        config.write_text(json.dumps(kubeconfig | {"contexts": [context], "clusters": [cluster], "users": users}))
+        monkeypatch.setenv("KUBECONFIG", str(config))
+        monkeypatch.setattr("sla_planner.cluster.api.PATIENCE_S", 0.0)
+        monkeypatch.setattr("sla_planner.cluster.api._FIRST_PAUSE_S", 0.0)
+        word = tmp_path / "word"
+        word.touch()
+        monkeypatch.setenv("TERMINATION_LOG", str(word))
+        found.word = word
+        yield found
+
+
+def once(*flags: str) -> int:
+    return run([*ONCE, *flags])
+
+
+def begun(here: Place, **spec) -> None:
+    here.request(**spec)
+    assert once() == 0
+    assert here.state() == "Profiling/Profiling"
+
+
+def deployed(here: Place, **spec) -> None:
+    begun(here, **spec)
+    here.profiled()
+    assert once() == 0
+    here.operator_says("successful")
+    assert once() == 0
+    assert here.state() == "Ready/Deployed"
+
+
+class TestTheWay:
+    def test_from_a_request_to_a_deployment_that_serves(self, here):
+        begun(here)
+        job = here.found(JOBS, "profile-chat")
+        owner = {key: job["metadata"]["ownerReferences"][0][key] for key in ("kind", "name")}
+        assert owner == {"kind": "DynamoGraphDeploymentRequest", "name": "chat"}
+        assert here.word.read_text() == "chat: Profiling"
+        frozen = here.found(MAPS, "dgdr-output-chat")["data"]
+        assert json.loads(frozen["spec.json"]) == here.found(REQUESTS, "chat")["spec"]
+        assert "Qwen/Qwen3-32B" in frozen["disagg.yaml"]
+
+        progress = {"phase": "SweepingPrefill", "mapping": "prefill TP:1", "point": 3, "points": 9, "eta_s": 50}
+        here.pod({"running": {}}, log=json.dumps({"message": "TP1 prefill", "progress": progress}))
+        assert once() == 0
+        assert here.status()["progress"] == {"mapping": "prefill TP:1", "point": 3, "points": 9, "etaSeconds": 50}
+        assert here.status()["profilingPhase"] == "SweepingPrefill"
+
+        here.profiled()
+        assert once() == 0
+        assert here.state() == "Deploying/Deploying"
+        graph = here.found(GRAPHS, "chat")
+        status = here.status()
+        assert status["generatedDeployment"]["spec"] == graph["spec"]
+        assert status["profilingResults"] == "configmap/planner-profile-data-chat"
+        assert "ownerReferences" not in graph["metadata"]
+        output = yaml.safe_load(here.found(MAPS, "dgdr-output-chat")["data"]["config_with_planner.yaml"])
+        assert output["spec"] == graph["spec"]
+        assert here.found(MAPS, "planner-profile-data")["data"] == here.found(MAPS, "planner-profile-data-chat")["data"]
+
+        here.operator_says("successful")
+        assert once() == 0
+        assert here.state() == "Ready/Deployed"
+        owners = here.found(MAPS, "planner-profile-data-chat")["metadata"]["ownerReferences"]
+        assert [owner["kind"] for owner in owners] == ["DynamoGraphDeploymentRequest", "DynamoGraphDeployment"]
+        assert here.events() == ["Initialized", "ProfilingJobCreated", "SpecGenerated", "DeploymentCreated", "DeploymentReady"]
+
+    def test_when_nothing_happens_nothing_is_written(self, here):
+        deployed(here)
+        here.cluster.calls.clear()
+        assert once() == 0
+        assert here.cluster.writes() == []
+
+    def test_without_auto_apply_it_stops_before_applying_and_follows_who_applies_it(self, here):
+        begun(here, autoApply=False)
+        here.profiled()
+        assert once() == 0
+        assert here.state() == "Ready/Ready"
+        assert here.cluster.names(GRAPHS) == []
+        here.cluster.put(here.status()["generatedDeployment"])
+        here.operator_says("successful")
+        assert once() == 0
+        assert here.state() == "Ready/Deployed"
+
+    def test_offline_needs_no_gpus_of_its_own_and_finds_their_kind_on_the_nodes(self, here):
+        begun(here, sweep={"use_ai_configurator": True}, enableGpuDiscovery=True)
+        (container,) = here.found(JOBS, "profile-chat")["spec"]["template"]["spec"]["containers"]
+        assert container["args"][container["args"].index("--aic-system") + 1] == "h200_sxm"
+
+    def test_a_deployment_that_degrades_and_one_that_is_deleted(self, here):
+        deployed(here)
+        here.operator_says("pending", available=1)
+        assert once() == 0
+        assert (here.state(), here.condition("DeploymentReady")[1]) == ("Deploying/Deploying", "DeploymentDegraded")
+        here.cluster.drop(GRAPHS, "chat")
+        assert once() == 0
+        assert here.state() == "DeploymentDeleted/Failed"
+        assert once() == 0
+        assert here.cluster.names(GRAPHS) == []
+
+    def test_an_edit_after_profiling_has_begun_has_no_effect(self, here):
+        begun(here)
+        here.edit(model="another/model")
+        here.profiled()
+        assert once() == 0
+        assert "SpecChangeRejected" in here.events()
+        assert "another/model" not in json.dumps(here.status()["generatedDeployment"])
+
+
+class TestEnds:
+    def test_a_job_that_fails_says_why_in_the_request_and_is_not_started_again(self, here):
+        begun(here)
+        here.job_ends("Failed", code=2, message="TP1: no node takes its pod; lower --max-num-gpus\n")
+        assert once() == 0
+        assert here.state() == "Failed/Failed"
+        status, reason, message = here.condition("Profiling")
+        assert (status, reason) == ("False", "ProfilingJobFailed")
+        assert "TP1: no node takes its pod; lower --max-num-gpus" in message
+        here.cluster.drop(JOBS, "profile-chat")
+        assert once() == 0
+        assert here.cluster.names(JOBS) == []
+
+    def test_a_promise_that_cannot_be_kept_names_the_nearest(self, here):
+        begun(here)
+        here.publish(feasible=False)
+        here.job_ends("Failed", code=3, message="no mapping keeps ITL 20 ms; the nearest is 24.1 ms on TP2")
+        assert once() == 0
+        assert here.condition("Profiling")[1:] == ("SLAInfeasible", here.status()["message"])
+        assert "the nearest is 24.1 ms on TP2" in here.status()["message"]
+        assert here.cluster.names(GRAPHS) == []
+
+    def test_an_image_that_cannot_be_pulled_is_told_at_once_and_ends_it_after_a_while(self, here):
+        begun(here)
+        here.pod({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}, phase="Pending")
+        assert once("--image-limit-s", "1e12") == 0
+        assert here.condition("Profiling")[1] == "ImagePullBackOff"
+        assert once() == 0
+        assert here.condition("Profiling")[1] == "ImagePullFailed"
+        assert here.cluster.names(JOBS) == []
+
+    def test_a_pod_that_no_node_takes(self, here):
+        begun(here)
+        here.pod({}, phase="Pending")
+
+        def unplaced(pod):
+            words = "0/3 nodes are available: 3 Insufficient cpu. preemption: 0/3 nodes are available: 3 No preemption victims found."
+            placed = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
+            pod["status"] = {"phase": "Pending", "conditions": [placed]}
+
+        here.cluster.change("pods", "profile-chat-x", unplaced)
+        assert once() == 0
+        assert here.state() == "Profiling/Profiling"
+        assert here.condition("Profiling")[1] == "Unschedulable"
+
+    def test_what_is_wrong_with_the_spec_is_told_fault_by_fault_until_it_is_changed(self, here):
+        here.request(backend="tgi", model="")
+        assert once() == 0
+        assert here.state() == "Failed/Failed"
+        assert here.condition("Validation")[1] == "ValidationFailed"
+        here.edit(backend="vllm", model="Qwen/Qwen3-32B")
+        assert once() == 0
+        assert here.state() == "Profiling/Profiling"
+
+    @pytest.mark.parametrize(
+        ("planner", "words"),
+        [
+            ({"planner_min_endpoints": 2}, "min_endpoint"),
+            ({"planner_adjustment_interval": "soon"}, "adjustment-interval: 'soon' is not allowed"),
+            ({"planner_min_prefill_replicas": 4, "planner_max_prefill_replicas": 2}, "4"),
+            ({"planner_no_correction": "yes"}, "must be true or false"),
+            ({"planner_ttft": 5}, "the request's SLA"),
+        ],
+    )
+    def test_settings_of_the_planner_are_checked_as_the_planner_checks_them(self, here, planner, words):
+        config = {"sla": {"isl": 3000, "osl": 150, "ttft": 200, "itl": 20}, "planner": planner}
+        here.request(profiling={"config": config})
+        assert once() == 0
+        status, reason, message = here.condition("Validation")
+        assert (status, reason) == ("False", "ValidationFailed")
+        assert words in message
+
+
+class TestMissing:
+    """Pending, each with a reason; taken up by itself once it is there."""
+
+    def pending(self, here: Place, reason: str, words: str) -> None:
+        assert once() == 0
+        assert here.state() == "Pending/Pending"
+        status, found, message = here.condition("Validation")
+        assert (status, found) == ("False", reason)
+        assert words in message
+        assert here.cluster.names(JOBS) == []
+        assert here.events() == ["Initialized", reason]
+
+    def test_the_base_manifest_and_its_key(self, here):
+        here.request(profiling={"configMapRef": {"name": "mine", "key": "disagg.yaml"}})
+        self.pending(here, "BaseManifestMissing", "there is no ConfigMap mine in namespace here; make it: kubectl create configmap mine")
+        here.cluster.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}, "data": {"other.yaml": ""}})
+        assert once() == 0
+        assert "has no key disagg.yaml, its keys: other.yaml" in here.condition("Validation")[2]
+        here.cluster.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}, "data": {"disagg.yaml": base_manifest("vllm")}})
+        assert once() == 0
+        assert here.state() == "Profiling/Profiling"
+
+    def test_a_claim(self, here):
+        here.request(profiling={"outputPVC": "results"})
+        self.pending(here, "ObjectsMissing", "there is no PersistentVolumeClaim results in namespace here")
+
+    def test_an_account(self, here):
+        here.cluster.drop("serviceaccounts", "planner")
+        here.request()
+        self.pending(here, "ObjectsMissing", "there is no ServiceAccount planner in namespace here; install the stages there")
+
+    def test_gpus(self, here):
+        here.cluster.drop("nodes", "a", namespace="")
+        here.request()
+        self.pending(here, "GPUsMissing", "no node has any")
+
+    def test_the_operator(self, here):
+        here.cluster.kinds = [kind for kind in here.cluster.kinds if kind.plural != GRAPHS]
+        here.request()
+        self.pending(here, "DeploymentAPIMissing", "install the Dynamo operator")
+
+    def test_names_that_somebody_else_has(self, here):
+        here.cluster.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "dgdr-output-chat"}, "data": {"mine": "1"}})
+        here.request()
+        self.pending(here, "NameTaken", "ConfigMap dgdr-output-chat")
+        assert here.found(MAPS, "dgdr-output-chat")["data"] == {"mine": "1"}
+
+    def test_a_deployment_of_somebody_else(self, here):
+        graph = {"apiVersion": "nvidia.com/v1beta1", "kind": "DynamoGraphDeployment", "metadata": {"name": "chat"}, "spec": {"components": []}}
+        here.cluster.put(graph)
+        here.request()
+        self.pending(here, "DeploymentConflict", "was not made for this request")
+        assert here.found(GRAPHS, "chat")["spec"] == {"components": []}
+
+    def test_a_deployment_of_somebody_else_that_comes_in_the_last_moment(self, here, monkeypatch):
+        begun(here)
+        here.profiled()
+        graph = {"apiVersion": "nvidia.com/v1beta1", "kind": "DynamoGraphDeployment", "metadata": {"name": "chat"}, "spec": {"components": []}}
+
+        def comes(call):
+            if (call.verb, call.resource) == ("create", GRAPHS) and here.cluster.names(GRAPHS) == []:
+                here.cluster.put(graph)
+
+        here.cluster.failures.append(comes)
+        assert once() == 0
+        assert (here.state(), here.condition("DeploymentReady")[1]) == ("Failed/Failed", "DeploymentConflict")
+        assert here.found(GRAPHS, "chat")["spec"] == {"components": []}
+
+
+class TestWhose:
+    def test_where_the_definition_is_another_operators_only_those_that_name_us(self, here, capsys):
+        here.define({"app.kubernetes.io/managed-by": "dynamo-operator"})
+        here.request("theirs")
+        here.request("ours", annotations={"slaplanner.io/request-class": "sla-planner"})
+        assert once() == 0
+        assert here.status("theirs") == {}
+        assert here.state("ours") == "Profiling/Profiling"
+        assert "Only requests with the annotation slaplanner.io/request-class: sla-planner are taken" in capsys.readouterr().err
+
+    def test_where_it_cannot_be_read_the_same(self, here):
+        here.cluster.deny("get", "customresourcedefinitions")
+        here.request("theirs")
+        here.request("ours", annotations={"slaplanner.io/request-class": "sla-planner"})
+        assert once() == 0
+        assert (here.status("theirs"), here.state("ours")) == ({}, "Profiling/Profiling")
+
+    def test_one_that_names_another_class_is_never_ours(self, here):
+        here.request(annotations={"slaplanner.io/request-class": "dynamo"})
+        assert once() == 0
+        assert here.status() == {}
+
+
+class TestTwo:
+    def test_each_has_its_own_and_the_shared_copy_is_nobodys(self, here):
+        here.request("one")
+        here.request("two")
+        assert once() == 0
+        for name in ("one", "two"):
+            here.profiled(name=name)
+        assert once() == 0
+        assert here.cluster.names(GRAPHS) == ["one", "two"]
+        maps = ["dgdr-output-one", "dgdr-output-two", "planner-profile-data-one", "planner-profile-data-two"]
+        assert here.cluster.names(MAPS) == maps
+        assert here.word.read_text() == "one: Deploying; two: Deploying"
+
+    def test_a_fault_of_ours_with_one_is_its_own(self, here, monkeypatch, capsys):
+        step = stage.step
+        monkeypatch.setattr(stage, "step", lambda case, now: 1 / 0 if case.about.name == "one" else step(case, now))
+        here.request("one")
+        here.request("two")
+        assert once() == 4
+        assert here.state("two") == "Profiling/Profiling"
+        assert "one: a fault of ours" in capsys.readouterr().err
+
+    def test_the_deployment_outlives_its_request_and_a_new_one_of_that_name_is_told_so(self, here):
+        deployed(here)
+        here.delete()
+        assert here.cluster.names(MAPS) == ["planner-profile-data-chat"]  # the planner reads it
+        here.request()
+        assert once() == 0
+        assert here.condition("Validation")[1] == "DeploymentConflict"
+        here.cluster.drop(GRAPHS, "chat")
+        here.cluster.drop(MAPS, "planner-profile-data-chat")
+        assert once() == 0
+        assert here.state() == "Profiling/Profiling"
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing of the reconciler gets to know of it."""
+
+
+class TestKilled:
+    @pytest.mark.parametrize("after", [False, True], ids=["before a call", "after a call"])
+    @pytest.mark.parametrize("phase", ["profiling begins", "profile there", "serves"])
+    def test_at_any_call_the_next_one_goes_on(self, here, monkeypatch, phase, after):
+        """Killed at every call in turn: the same objects, the same status, the same Events as if nobody had been."""
+        call_api, calls, kill_at = KubernetesApi._answer, [0], [-1]
+
+        def answer(api, *args, **more):
+            calls[0] += 1
+            killed = calls[0] == kill_at[0]
+            if killed and not after:
+                raise Killed
+            try:
+                return call_api(api, *args, **more)
+            finally:
+                if killed:
+                    raise Killed
+
+        here.request()
+        for name, change in {"profiling begins": None, "profile there": here.profiled, "serves": lambda: here.operator_says("successful")}.items():
+            if change is not None:
+                once()
+                change()
+            if name == phase:
+                break
+        start = copy.deepcopy(here.cluster.objects)
+        monkeypatch.setattr(KubernetesApi, "_answer", answer)
+        settle()
+        expected, last = self.story(here), calls[0]
+        for kill in range(1, last + 1):
+            here.cluster.objects = copy.deepcopy(start)
+            calls[0], kill_at[0] = 0, kill
+            with pytest.raises(Killed):
+                settle()
+            settle()
+            assert self.story(here) == expected, f"killed at call {kill}"
+        assert last > 20
+
+    def story(self, here):
+        names = {plural: here.cluster.names(plural) for plural in (JOBS, MAPS, GRAPHS)}
+        data = {name: here.found(MAPS, name)["data"] for name in names[MAPS]}
+        status = {**here.status(), "conditions": [{**one, "lastTransitionTime": ""} for one in here.status()["conditions"]]}
+        return names, data, status, sorted(here.found("events", name)["reason"] for name in here.cluster.names("events"))
+
+
+def settle() -> None:
+    """As --once does, in this thread, where a kill can be seen."""
+    reconciler = open_reconciler(RequestsConfig())
+    for name in reconciler.survey():
+        _settled(reconciler, name)
