@@ -50,7 +50,10 @@ class PreflightConfig(Config):
         LoosePath | None, Setting("the profile, as the planner reads it; `sample` is the one that ships with the program", default=_AS_SET)
     ] = None
     model_name: Annotated[Text | None, Setting("only traffic of this model", default=_AS_SET)] = None
-    pvc: Annotated[KubernetesName, Setting("PersistentVolumeClaim of the sweep's results", allowed=A_NAME)] = "dynamo-pvc"
+    pvc: Annotated[
+        KubernetesName | None,
+        Setting("PersistentVolumeClaim of the sweep's results", default="the one that installed Jobs mount, else dynamo-pvc", allowed=A_NAME),
+    ] = None
 
     json_output: Annotated[bool, Setting("the findings as one JSON object on stdout", flags=("--json",))] = False
     log_format: Annotated[Literal["auto", "human", "json"], Setting("log lines; auto is human on a terminal, else json")] = "auto"

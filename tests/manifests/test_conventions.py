@@ -207,7 +207,7 @@ def test_the_planners_schedule_is_its_interval():
 
 def test_service_accounts_bring_no_token():
     accounts = of_kind(build(ROOT), "ServiceAccount")
-    assert accounts.keys() == {"planner", "profile-sweep", "inject-config", "download-results"}
+    assert accounts.keys() == {"planner", "profile-sweep", "inject-config", "download-results", "preflight"}
     assert not any(each["automountServiceAccountToken"] for each in accounts.values())
 
 

@@ -53,7 +53,7 @@ def test_the_root_installs_no_more_than_stands():
     kinds = {each["kind"] for each in objects}
     assert kinds == {"ConfigMap", "CronJob", "NetworkPolicy", "PersistentVolumeClaim", "Role", "RoleBinding", "ServiceAccount"}
     assert all(each["spec"]["suspend"] for each in of_kind(objects, "CronJob").values())
-    assert of_kind(objects, "CronJob").keys() == {"inject-config", "profile-sweep", "download-results", "planner"}
+    assert of_kind(objects, "CronJob").keys() == {"inject-config", "profile-sweep", "download-results", "planner", "preflight"}
 
 
 def test_one_version_everywhere():
@@ -76,9 +76,10 @@ def test_parameters_reach_their_places(tmp_path):
         name: [volume["persistentVolumeClaim"]["claimName"] for volume in pod_template(each)["spec"]["volumes"] if "persistentVolumeClaim" in volume]
         for name, each in of_kind(objects, "CronJob").items()
     }
-    assert mounted == {"inject-config": ["profiles"], "profile-sweep": ["profiles"], "download-results": ["profiles"], "planner": []}
+    on_volume = ("inject-config", "profile-sweep", "download-results")
+    assert mounted == {**{stage: ["profiles"] for stage in on_volume}, "planner": [], "preflight": []}
     policies = of_kind(objects, "NetworkPolicy")
-    assert ports(policies["planner"]) == {53, 443, 16443, 9999, 8888}
+    assert ports(policies["planner"]) == ports(policies["preflight"]) == {53, 443, 16443, 9999, 8888}
     assert ports(policies["profile-sweep"]) == {53, 443, 16443, 8888}
 
 
@@ -129,7 +130,7 @@ def test_images_are_named_by_an_overlay(tmp_path):
     ]
     objects = overlay(tmp_path, "planner-deployment", "argocd", images=images)
     found = [container["image"] for each in objects if (template := pod_template(each)) for container in template["spec"]["containers"]]
-    assert sorted(found) == ["registry/planner:9", "registry/profile-sweep:9", "registry/volume-tools:9", "registry/volume-tools:9"]
+    assert sorted(found) == [f"registry/{image}:9" for image in ("planner", "planner", "profile-sweep", "volume-tools", "volume-tools")]
 
 
 # ---- components ---------------------------------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def test_no_network_policies(tmp_path):
 
 def test_planner_cronjob(tmp_path):
     suspended = {name: each["spec"]["suspend"] for name, each in of_kind(overlay(tmp_path, "planner-cronjob"), "CronJob").items()}
-    assert suspended == {"planner": False, "profile-sweep": True, "inject-config": True, "download-results": True}
+    assert suspended == {"planner": False} | dict.fromkeys(("profile-sweep", "inject-config", "download-results", "preflight"), True)
 
 
 def test_planner_deployment(tmp_path):

@@ -43,6 +43,12 @@ def test_the_planner_reaches_nothing_else():
     assert egress(of_kind(build(ROOT), "NetworkPolicy")["planner"]) == DNS | API_SERVER | known
 
 
+def test_preflight_reaches_what_the_planner_reaches():
+    policies = of_kind(build(ROOT), "NetworkPolicy")
+    assert egress(policies["preflight"]) == egress(policies["planner"])
+    assert ingress(policies["preflight"]) == set()
+
+
 def test_prometheus_reaches_the_port_that_the_planner_listens_on():
     objects = build(ROOT / "manifests/overlays/dynamo")
     (container,) = pod_template(of_kind(objects, "Deployment")["planner"])["spec"]["containers"]

@@ -83,4 +83,4 @@ def test_the_manifest_that_git_injects_is_the_base_manifest():
 
 
 def test_one_off_jobs_are_found():
-    assert len(ONE_OFF_JOBS) == 5
+    assert len(ONE_OFF_JOBS) == 6

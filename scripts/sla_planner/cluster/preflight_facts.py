@@ -7,7 +7,7 @@ What looks like Dynamo's operator is a Deployment with `dynamo` and `operator` i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -48,6 +48,7 @@ from sla_planner.preflight.facts import (
 from sla_planner.preflight.references import config_maps_named, secrets_named
 
 GPU = "nvidia.com/gpu"
+DEFAULT_CLAIM = "dynamo-pvc"
 PRODUCT = "nvidia.com/gpu.product"
 RECENTLY_S = 3600.0
 MOST_TOLD = 5  # pods or refusals; the rest is of the same kind
@@ -87,14 +88,15 @@ def cluster_facts(reader: Reader) -> ClusterFacts:
     )
 
 
-def namespace_facts(reader: Reader, *, claim: str) -> NamespaceFacts:
-    """Of `reader.api.namespace`. `claim`: the PVC that is meant."""
+def namespace_facts(reader: Reader, *, claim: str | None) -> NamespaceFacts:
+    """Of `reader.api.namespace`. `claim`: the PVC that is meant; None = the one that is mounted by what is installed."""
     api = reader.api
     ours, deployments = reader.all_of(CRON_JOBS, _OURS), reader.all_of(DEPLOYMENTS, _OURS)
     accounts, graphs = reader.all_of(ACCOUNTS), _graphs(reader)
     documents = [*_known(graphs), *_known(ours), *_known(deployments), *(each for each in _known(accounts) if labels_of(each).items() >= _OUR_LABEL)]
     secret_uses = tuple(dict.fromkeys(use for each in documents for use in secrets_named(each, name_of(each))))
     map_uses = tuple(dict.fromkeys(use for each in (*_known(ours), *_known(deployments)) for use in config_maps_named(each, name_of(each))))
+    claim = claim or next(_claims_mounted((*_known(ours), *_known(deployments))), DEFAULT_CLAIM)
     return NamespaceFacts(
         name=api.namespace,
         document=reader.named(NAMESPACES, api.namespace),
@@ -170,6 +172,13 @@ def _gpu_nodes(reader: Reader) -> tuple[GpuNode, ...] | Unread:
         return gpus
     products = {each["metadata"]["name"]: labels_of(each).get(PRODUCT, "") for each in nodes}
     return tuple(GpuNode(each.name, each.allocatable, each.free, products.get(each.name, "")) for each in gpus)
+
+
+def _claims_mounted(documents: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for each in documents:
+        template = _cron_job(each).pod if each["kind"] == CRON_JOBS.kind else _deployment(each).pod
+        volumes = (template.get("spec") or {}).get("volumes") or ()
+        yield from (volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume)
 
 
 def _graphs(reader: Reader) -> Documents:
