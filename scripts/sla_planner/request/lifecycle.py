@@ -41,7 +41,12 @@ def step(case: Case, now: str) -> Step:
 
 
 def refused(case: Case, action: Action, why: str, now: str) -> Step:
-    """Instead of the status of a step whose `action` the cluster refused: the state stays and the refusal is told; the step is taken again."""
+    """Instead of the status of a step whose `action` the cluster refused: the state stays and the refusal is told; the step is taken again.
+
+    An end stays as it was told: there, all that can be refused is that what still runs is stopped.
+    """
+    if (state := case.before.state) is not None and _is_end(case, state):
+        return Step(again_s=MISSING_S)
     message = f"{_named(action)} was refused: {one_line(why)}; allow it, or {case.anew}"
     return replace(_step(case.about, case.before, _held(case, "Refused", message), now), again_s=MISSING_S)
 
@@ -125,8 +130,9 @@ def _held(case: Case, reason: str, message: str) -> Outcome:
     unknown = Condition(Kind.VALIDATION, "Unknown", reason, message)
     come = arrival(case, case.request) if isinstance(case.request, Request) else ()
     told = () if case.before.message == message else (Said("Warning", reason, message),)
+    before = case.before.state
     return Outcome(
-        case.before.state or State.PENDING,
+        State.PENDING if before in (None, State.FAILED) else before,  # an end is held by nothing: this was a wrong spec, put right
         message,
         conditions=() if valid is not None and valid.status == "True" else (unknown,),
         events=(*come, *told),
