@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, Strict, model_validator
 
 from sla_planner import __version__
 from sla_planner.config import Config, Rejected, Setting
@@ -42,7 +42,9 @@ class RequestsConfig(Config):
 
     profiler_image: Annotated[Text, Setting("image of profiling Jobs whose request names none")] = f"sla-planner/profile-sweep:{__version__}"
     planner_image: Annotated[Text, Setting("image of the planner in generated deployments")] = f"sla-planner/planner:{__version__}"
-    image_pull_secret: Annotated[tuple[KubernetesName, ...], Setting("Secret for pulling images of what is made; repeatable", allowed=A_NAME)] = ()
+    image_pull_secret: Annotated[
+        tuple[KubernetesName, ...], Strict(False), Setting("Secret for pulling images of what is made; repeatable", allowed=A_NAME)
+    ] = ()
     image_limit_s: Annotated[Positive, Setting("how long an image may fail to be pulled before its request fails", unit="s")] = 300.0
     hf_token_secret: Annotated[
         KubernetesName | None, Setting("Secret with the Hugging Face token, for engines and Jobs", default="none", allowed=A_NAME)
@@ -62,7 +64,9 @@ class RequestsConfig(Config):
     ] = "http://prometheus-kube-prometheus-prometheus.monitoring:9090"
     planner_metrics_port: Annotated[int, Field(ge=1, le=65535), Setting("port of a generated planner's /metrics")] = 9085
     planner_arg: Annotated[
-        tuple[PlannerArg, ...], Setting("flag of every generated planner, before those of its request; repeatable", allowed="--FLAG or --FLAG=VALUE")
+        tuple[PlannerArg, ...],
+        Strict(False),
+        Setting("flag of every generated planner, before those of its request; repeatable", allowed="--FLAG or --FLAG=VALUE"),
     ] = ()
 
     log_format: Annotated[Literal["auto", "human", "json"], Setting("log lines; auto is human on a terminal, else json")] = "auto"

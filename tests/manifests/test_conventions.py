@@ -98,7 +98,7 @@ def test_selectors_select(source):
 
 
 def test_every_stages_pods_have_a_network_policy():
-    selected = [found["spec"]["podSelector"]["matchLabels"].items() for found in build(ROOT) if found["kind"] == "NetworkPolicy"]
+    selected = [found["spec"]["podSelector"]["matchLabels"].items() for _, found in EVERYTHING if found["kind"] == "NetworkPolicy"]
     for source, found in EVERYTHING:
         template = pod_template(found)
         if template and "engine-sim" not in found["metadata"]["labels"].values():

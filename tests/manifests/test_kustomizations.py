@@ -227,11 +227,13 @@ def test_argocd(tmp_path):
     assert {config.rpartition("-")[0] for config in used_config_maps(hook)} == {"graph-config"}
 
 
-def test_gpu_view_is_the_only_one_that_looks_out_of_the_namespace(tmp_path):
+def test_who_looks_out_of_the_namespace(tmp_path):
     cluster_wide = {"ClusterRole", "ClusterRoleBinding"}
-    assert cluster_wide <= {each["kind"] for each in overlay(tmp_path, "gpu-view")}
+    lookers = ("gpu-view", "deployment-requests-cluster")
+    for looker in lookers:
+        assert cluster_wide <= {each["kind"] for each in overlay(tmp_path, looker)}
     for folder in OVERLAYS:
-        used = "gpu-view" in (folder / "kustomization.yaml").read_text()
+        used = any(looker in (folder / "kustomization.yaml").read_text() for looker in lookers)
         assert bool(cluster_wide & {each["kind"] for each in build(folder)}) == used
 
 

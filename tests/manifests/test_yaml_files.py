@@ -10,6 +10,7 @@ from tests.manifests.objects import ONE_OFF_JOBS, ROOT
 
 from sla_planner.config import load
 from sla_planner.planner_config import PlannerConfig
+from sla_planner.requests_config import RequestsConfig
 from sla_planner.sweep_config import SweepConfig
 
 # Pattern -> what checks files of this kind. The first that matches is meant.
@@ -22,9 +23,13 @@ KINDS = {
     "jobs/profile-sweep/sweep.yaml": "settings of the sweep: here",
     "jobs/planner/planner.yaml": "settings of the planner: here",
     "manifests/overlays/*/planner.yaml": "settings of the planner: here",
+    "jobs/reconcile-requests/requests.yaml": "settings of the reconciler: here",
+    "manifests/overlays/*/requests.yaml": "settings of the reconciler: here",
     "manifests/overlays/argocd/application.yaml": "Application: test_kustomizations.py",
     "manifests/prometheus/*.yaml": "Prometheus: test_network_policies.py",
     "manifests/graphs/**/*.yaml": "graphs: test_graphs.py",
+    "manifests/crds/*.yaml": "definition of deployment requests: test_request_crd.py",
+    "manifests/requests/*.yaml": "deployment requests: test_request_crd.py",
     "scripts/sla_planner/graphs/*/*.yaml": "graphs: test_graphs.py",
     "jobs/inject-config/disagg.yaml": "graphs: a copy of the base manifest",
     "jobs/*/*.yaml": "object",
@@ -65,6 +70,11 @@ def test_an_object_file_holds_one_object_and_no_namespace(file):
 @pytest.mark.parametrize("file", [file for file in FILES if "settings of the planner" in str(kind_of(file))], ids=str)
 def test_settings_of_the_planner_load(file):
     assert load(PlannerConfig, {"config": str(ROOT / file)}, {}).config.state == "configmap:sla-planner-status"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if "settings of the reconciler" in str(kind_of(file))], ids=str)
+def test_settings_of_the_reconciler_load(file):
+    assert load(RequestsConfig, {"config": str(ROOT / file)}, {}).config.settings().hf_token_secret == "hf-token-secret"
 
 
 def test_settings_of_the_sweep_load():
