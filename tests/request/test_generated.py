@@ -274,6 +274,15 @@ class TestWorkers:
         ]
         assert sizes == [(2, "4"), (4, "4")]
 
+    def test_what_was_measured_is_deployed_also_when_nodes_come_and_go(self) -> None:
+        request = request_of(MOE.document)
+        before = maker().frozen(request, seen(MOE, gpus=GpusSeen(4, 32)))["data"]
+        for gpus in (None, GpusSeen(16, 64)):
+            looked = seen(MOE, gpus=gpus, held={"dgdr-output-sla-moe": before})
+            found = maker().graph(request, looked)
+            assert service(found, "backend")["resources"]["limits"]["gpu"] == "4"
+            assert maker().outputs(request, looked, found)[0]["data"]["disagg.yaml"] == before["disagg.yaml"]
+
     def test_other_services_stay_and_everything_starts_with_one(self) -> None:
         base = read_dgd(base_manifest("vllm"))
         base["spec"]["services"]["Router"] = {"componentType": "epp", "replicas": 2}
@@ -305,7 +314,7 @@ class TestMarks:
         assert (metadata["name"], metadata["namespace"]) == ("vllm-disagg", "chat")
         assert metadata["labels"]["team"] == "chat"
         assert (metadata["labels"]["dgdr.nvidia.com/name"], metadata["labels"]["dgdr.nvidia.com/namespace"]) == ("sla-online", "chat")
-        assert metadata["annotations"] == {"why": "because", "slaplanner.io/request-uid": "6f1c"}
+        assert metadata["annotations"] == {"why": "because", "slaplanner.io/request-uid": "6f1c", "slaplanner.io/gpus-per-node": "8"}
         assert "ownerReferences" not in metadata  # it outlives its request
 
     def test_what_is_laid_over_comes_last_but_for_whose_it_is(self) -> None:

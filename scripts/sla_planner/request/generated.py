@@ -24,7 +24,7 @@ from sla_planner.request.made_patch import patched
 from sla_planner.request.makers import CannotBeMadeError
 from sla_planner.request.manifests import Document, Manifests, Serving
 from sla_planner.request.profiling_job import NODE_GPUS, node_gpus, written
-from sla_planner.request.seen import Seen
+from sla_planner.request.seen import GpusSeen, Seen
 from sla_planner.request.settings import Settings
 from sla_planner.request.spec import UID_LABEL, Object, Request
 
@@ -32,13 +32,17 @@ PLANNER = "Planner"
 PROFILE_DIR = "/profile"
 PROFILE_JSON = "profile.json"
 PROMETHEUS = "PROMETHEUS_ENDPOINT"
+NODE_SIZE = "slaplanner.io/gpus-per-node"  # annotation: an engine of more GPUs goes over several nodes
 
 _ALPHA = "nvidia.com/v1alpha1"
 _LABEL = re.compile(r"(TEP|DEP|TP):?(\d+)(?:-PP:?(\d+))?(?:-DP:?(\d+))?(?:-EP:?(\d+))?")
 
 
-def prepared(request: Request, settings: Settings, manifests: Manifests, base: str) -> Document:
-    """Raises `CannotBeMadeError` for a manifest that cannot serve the request's model."""
+def prepared(request: Request, settings: Settings, manifests: Manifests, base: str, gpus: GpusSeen | None) -> Document:
+    """`gpus`: what nodes have now; a `base` that was prepared before keeps what they had then, so that what was measured is deployed.
+
+    Raises `CannotBeMadeError` for a manifest that cannot serve the request's model.
+    """
     deploying, cache = request.deploying, request.deploying.model_cache
     own_base = request.profiling.base is not None
     serving = Serving(
@@ -52,16 +56,20 @@ def prepared(request: Request, settings: Settings, manifests: Manifests, base: s
         trust_remote_code=deploying.trust_remote_code,
     )
     try:
-        return manifests.serving(manifests.read(base), request.backend, serving)
+        document = manifests.serving(manifests.read(base), request.backend, serving)
     except UsageError as error:
         raise _unusable(error) from None
+    metadata = document.setdefault("metadata", {})
+    metadata["annotations"] = {NODE_SIZE: str(node_gpus(request, gpus) or NODE_GPUS), **(metadata.get("annotations") or {})}
+    return document
 
 
 def generated(request: Request, settings: Settings, manifests: Manifests, base: str, seen: Seen) -> Document:
     """Raises `CannotBeMadeError` for a manifest that cannot take the picks that were seen, and for a patch that leaves no deployment."""
-    given = prepared(request, settings, manifests, base)
+    given = prepared(request, settings, manifests, base, seen.gpus)
+    size = given["metadata"]["annotations"][NODE_SIZE]
     try:
-        graph = manifests.pair(given, request.backend, picks(seen), request.graph_name, node_gpus(request, seen.gpus) or NODE_GPUS)
+        graph = manifests.pair(given, request.backend, picks(seen), request.graph_name, int(size) if size.isdecimal() else NODE_GPUS)
     except UsageError as error:
         raise _unusable(error) from None
     _mark(graph, request, settings)

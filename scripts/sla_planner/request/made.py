@@ -25,7 +25,7 @@ class Maker:
     def frozen(self, request: Request, seen: Seen) -> Object:
         if seen.base is None:
             raise CannotBeMadeError("BaseManifestMissing", seen.base_trouble or "there is no base manifest")
-        return config_map(request, self._settings, output_name(request), self._inputs(request, seen.base))
+        return config_map(request, self._settings, output_name(request), self._inputs(request, seen, seen.base))
 
     def profile_config_map(self, request: Request) -> Object:
         return config_map(request, self._settings, profile_name(request), {})
@@ -37,14 +37,14 @@ class Maker:
         return generated(request, self._settings, self._manifests, _base(request, seen), seen)
 
     def outputs(self, request: Request, seen: Seen, graph: Object) -> tuple[Object, ...]:
-        data = {**self._inputs(request, _base(request, seen)), GRAPH_KEY: self._manifests.text(graph)}
+        data = {**self._inputs(request, seen, _base(request, seen)), GRAPH_KEY: self._manifests.text(graph)}
         made = [config_map(request, self._settings, output_name(request), data)]
         if seen.alone and seen.profile is not None:
             made.append(config_map(request, self._settings, SHARED_PROFILE, seen.profile.files))
         return tuple(made)
 
-    def _inputs(self, request: Request, base: str) -> dict[str, str]:
-        manifest = self._manifests.text(prepared(request, self._settings, self._manifests, base))
+    def _inputs(self, request: Request, seen: Seen, base: str) -> dict[str, str]:
+        manifest = self._manifests.text(prepared(request, self._settings, self._manifests, base, seen.gpus))
         return {BASE_KEY: manifest, SPEC_KEY: json.dumps(request.spec, indent=1, sort_keys=True) + "\n"}
 
 
