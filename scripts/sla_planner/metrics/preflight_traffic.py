@@ -38,10 +38,10 @@ def traffic_in_prometheus(access: PrometheusAccess, family: MetricFamily) -> Tra
         before_s = time.time()
         told = ask("vector(time())")
         ahead_s = (before_s + time.time()) / 2 - told[0][1] if told else 0.0
-        counts = ask(counts_query(family))
+        counts = ask(counts_query(family)) if _counters(family) else []
         servers = _servers(ask(up_query(family)), ask(samples_query(family)))
         if servers:
-            return TrafficFacts(ahead_s, servers, _served(counts, family))
+            return TrafficFacts(ahead_s, servers, _served(counts, family), counted=bool(_counters(family)))
         scraped = ask("count(up)")
         down = tuple(f"{labels.get('instance', '?')} (job {labels.get('job', '?')})" for labels, _ in ask("up == 0")[:MOST_DOWN])
         return TrafficFacts(ahead_s, scraped=int(scraped[0][1]) if scraped else 0, down=down)
@@ -57,10 +57,11 @@ def traffic_on_pages(urls: Iterable[str], family: MetricFamily) -> TrafficFacts:
             servers.append(Scraped("", url))
         for name, labels, value in samples:
             counts.append(({"__name__": name, "job": "", "instance": url, **dict(labels)}, value))
-    return TrafficFacts(None, tuple(servers), _served(counts, family), len(servers))
+    return TrafficFacts(None, tuple(servers), _served(counts, family), len(servers), counted=bool(_counters(family)))
 
 
 def counts_query(family: MetricFamily) -> str:
+    """Of a family that counts requests at all."""
     return f'last_over_time({{__name__=~"{"|".join(sorted(_counters(family)))}"}}[{LOOKBACK}])'
 
 

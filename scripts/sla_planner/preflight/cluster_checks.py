@@ -12,7 +12,6 @@ OLDEST_MINOR, NEWEST_MINOR = 31, 37  # 1.31: podFailurePolicy of our Jobs is sta
 CLOCK_LIMIT_S = 2.0
 OPERATOR_PATIENCE_S = 120.0  # an operator that runs has written a status long before
 
-PART_OF = "app.kubernetes.io/part-of"
 REQUEST_CLASS = "slaplanner.io/request-class: sla-planner"
 REQUESTS_CRD = "dynamographdeploymentrequests.nvidia.com"
 DYNAMO_GUIDE = "https://github.com/ai-dynamo/dynamo/tree/main/deploy"
@@ -92,7 +91,7 @@ def check_request_definition(facts: Facts) -> Iterator[Finding]:
         because = definition.because if isinstance(definition, Unread) else f"the definition {REQUESTS_CRD} is not there"
         what = f"whose DynamoGraphDeploymentRequest (at {versions}) this is, ours or an operator's"
         yield REQUEST_CRD.unchecked(what, because, f"kubectl get crd {REQUESTS_CRD} --show-labels")
-    elif ((definition.get("metadata") or {}).get("labels") or {}).get(PART_OF) == "sla-planner":
+    elif facts.cluster.requests_are_ours:
         yield REQUEST_CRD.ok(f"DynamoGraphDeploymentRequest is served at {versions}, by our definition: every request is ours")
     else:
         yield REQUEST_CRD.ok(

@@ -12,6 +12,7 @@ from typing import Any
 from sla_planner.preflight.rights import Right
 
 Document = Mapping[str, Any]
+PART_OF = "app.kubernetes.io/part-of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,15 @@ class ClusterFacts:
     operators: tuple[Operator, ...] | Unread = ()
     gpu_nodes: tuple[GpuNode, ...] | Unread = ()
     storage_classes: tuple[StorageClass, ...] | Unread = ()
+
+    @property
+    def requests_are_ours(self) -> bool:
+        """Our definition carries our label; False also where it may not be seen."""
+        definition = self.request_definition
+        if not self.request_versions or definition is None or isinstance(definition, Unread):
+            return False
+        labels = (definition.get("metadata") or {}).get("labels") or {}
+        return bool(labels.get(PART_OF) == "sla-planner")
 
 
 # ---- the namespace --------------------------------------------------------------------------------------------------------------------------
@@ -229,13 +239,17 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class TrafficFacts:
-    """`clock_ahead_s`: this clock less Prometheus'; None for pages. `scraped`: how many servers of any kind are; `down`: some that cannot be."""
+    """`clock_ahead_s`: this clock less Prometheus'; None for pages. `scraped`: how many servers of any kind are; `down`: some that cannot be.
+
+    `counted`: the metrics count requests at all.
+    """
 
     clock_ahead_s: float | None = None
     servers: tuple[Scraped, ...] = ()
     served: tuple[Served, ...] = ()
     scraped: int = 0
     down: tuple[str, ...] = ()
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

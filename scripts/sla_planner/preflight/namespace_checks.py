@@ -213,7 +213,7 @@ def check_accounts(facts: Facts) -> Iterator[Finding]:
     missing = [name for name in dict.fromkeys(needed) if name not in accounts]
     for name in missing:
         fix = f"{facts.kubectl} create serviceaccount {name}"
-        if name in ACCOUNTS:
+        if name in ACCOUNTS or name in {each.stage for each in workloads}:
             fix = f"{facts.kubectl} apply -f jobs/{name}/serviceaccount.yaml"
         yield SERVICE_ACCOUNTS.problem(f"there is no ServiceAccount {name}", "its Jobs make no pod, and only an Event says so", fix)
     if not missing:

@@ -10,10 +10,12 @@ from sla_planner.preflight.facts import Document, Facts, LeaseFacts, TargetFacts
 from sla_planner.preflight.finding import Area, Check, Finding
 
 STALE_INTERVALS = 3
+RECONCILER = "reconcile-requests"
 LEAST_STALE_S = 180.0  # a CronJob runs once a minute, and its pod takes a while
 
 SETTINGS = Check("settings", Area.PLANNER)
 RUNS = Check("runs", Area.PLANNER)
+REQUESTS = Check("requests", Area.PLANNER)
 MEMORY = Check("status", Area.PLANNER)
 DECISION = Check("last-decision", Area.PLANNER)
 LEASE = Check("lease", Area.PLANNER)
@@ -62,6 +64,23 @@ def check_runs(facts: Facts) -> Iterator[Finding]:
         yield RUNS.problem(f"two planners run: {names}", why, f"{facts.kubectl} patch cronjob {cron_job} {patch}    # or delete one")
     else:
         yield RUNS.ok(f"the planner runs: {running[0].kind} {running[0].name}")
+
+
+def check_requests(facts: Facts) -> Iterator[Finding]:
+    """Deployment requests that are ours alone need somebody who works on them."""
+    workloads = facts.namespace.workloads
+    if not facts.cluster.requests_are_ours or isinstance(workloads, Unread):
+        return
+    workers = [each for each in workloads if each.stage == RECONCILER]
+    if any(each.runs for each in workers):
+        yield REQUESTS.ok("deployment requests of this namespace are worked on")
+        return
+    what = "deployment requests can be made in this namespace, and nobody works on them"
+    why = "a DynamoGraphDeploymentRequest stays as it was applied, without a status"
+    suspended = next((each.name for each in workers if each.kind == "CronJob"), "")
+    patch = """-p '{"spec":{"suspend":false}}'"""
+    fix = f"{facts.kubectl} patch cronjob {suspended} {patch}" if suspended else f"kubectl apply -k YOUR_OVERLAY    # with {RECONCILER} in it"
+    yield REQUESTS.warning(what, why, fix)
 
 
 def check_memory(facts: Facts) -> Iterator[Finding]:
@@ -179,4 +198,4 @@ def _lets_out(policy: Document, port: int) -> bool:
     return False
 
 
-CHECKS = (check_settings, check_runs, check_memory, check_lease, check_network)
+CHECKS = (check_settings, check_runs, check_requests, check_memory, check_lease, check_network)

@@ -167,10 +167,12 @@ def _model(target: TargetFacts, traffic: TrafficFacts) -> Iterator[Finding]:
         yield MODEL.warning(what, why, f"curl http://FRONTEND:8000/v1/models    # {SET} model_name, for example {models[0]}")
     elif served:
         yield MODEL.ok(f"target {target.name}: metrics of {', '.join(sorted({each.model or 'a model without a name' for each in served}))}")
-    yield _streaming(target, served)
+    yield _streaming(target, served, counted=traffic.counted)
 
 
-def _streaming(target: TargetFacts, served: list[Served]) -> Finding:
+def _streaming(target: TargetFacts, served: list[Served], *, counted: bool) -> Finding:
+    if not counted:
+        return STREAMING.unchecked(f"target {target.name}: whether requests stream", f"{target.family} metrics count no requests")
     requests = sum(each.requests for each in served)
     known = [each for each in served if each.streamed is not None]
     if requests == 0 or not served:
@@ -178,14 +180,14 @@ def _streaming(target: TargetFacts, served: list[Served]) -> Finding:
     if not known:
         return STREAMING.unchecked(f"target {target.name}: whether requests stream", f"{target.family} metrics do not count first tokens")
     streamed = sum(each.streamed or 0.0 for each in known)
-    counted = sum(each.requests for each in known)
+    of_them = sum(each.requests for each in known)
     fix = """curl http://FRONTEND:8000/v1/completions -d '{"model":"NAME","prompt":"Hi","stream":true}'    # clients must ask for a stream so"""
     why = "TTFT and ITL are measured on streaming requests only: the planner sees load without latencies, and cannot correct its profile"
     if streamed == 0:
-        return STREAMING.problem(f"target {target.name}: {counted:.0f} requests, none of them streaming", why, fix)
-    if streamed < (1 - MANY_UNSTREAMED) * counted:
-        return STREAMING.warning(f"target {target.name}: only {streamed:.0f} of {counted:.0f} requests stream", why, fix)
-    return STREAMING.ok(f"target {target.name}: {streamed:.0f} of {counted:.0f} requests stream")
+        return STREAMING.problem(f"target {target.name}: {of_them:.0f} requests, none of them streaming", why, fix)
+    if streamed < (1 - MANY_UNSTREAMED) * of_them:
+        return STREAMING.warning(f"target {target.name}: only {streamed:.0f} of {of_them:.0f} requests stream", why, fix)
+    return STREAMING.ok(f"target {target.name}: {streamed:.0f} of {of_them:.0f} requests stream")
 
 
 CHECKS = (check_traffic,)
