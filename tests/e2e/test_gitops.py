@@ -20,6 +20,7 @@ from tests.e2e.argocd.application import Application
 from tests.e2e.argocd.argo_cd import ArgoCd, Missing
 from tests.e2e.argocd.repository import BRANCH, TREE, Repository
 from tests.e2e.conftest import Namespace
+from tests.e2e.serving import Journal
 
 pytestmark = pytest.mark.cluster
 
@@ -40,6 +41,7 @@ spec:
     decode: {componentType: worker, subComponentType: decode, replicas: 1}
 """
 WRITTEN_AT_RUN_TIME = "sla-planner-status"  # by the planner
+NOTED = "kubectl.kubernetes.io/last-applied-configuration"  # Argo CD notes there what it applied and the status that it saw; a Deployment counts that
 
 
 @contextlib.contextmanager
@@ -76,20 +78,39 @@ def generations(namespace, *deployments):
     return {name: namespace.get(f"deployment/{name}")["metadata"]["generation"] for name in deployments}
 
 
+@contextlib.contextmanager
+def counts_asked_for(namespace):
+    """Every number of workers that was asked for while the block ran, by role; a moment's too."""
+    asked = {}
+    journal = Journal(namespace)
+    try:
+        yield asked
+    finally:
+        asked |= {name: set(journal.of(name)) for name in SCALED}
+        journal.close()
+
+
+def pods(namespace, name):
+    """Of a Deployment, as they are: none of them is another's successor if the same are there later."""
+    return set(namespace.kubectl("get", "pods", f"--selector=slaplanner.io/role={name}", "--output=jsonpath={.items[*].metadata.uid}").split())
+
+
 def replicas(namespace, *deployments):
     return {name: namespace.get(f"deployment/{name}")["spec"]["replicas"] for name in deployments}
 
 
 def as_wanted(application, namespace):
-    """Everything that Argo CD has installed, without what the cluster and the planner report in it, and with the version of what has no status."""
+    """Everything that Argo CD has installed, without what others note in it, and with the version of what has no status."""
     resources = [f"{each['kind']}.{each['version']}.{each.get('group', '')}/{each['name']}".lower() for each in application.installed()]
     found = json.loads(namespace.kubectl("get", *resources, "-o", "json"))["items"]
     assert len(found) == len(resources)
     for each in found:
+        each["metadata"].get("annotations", {}).pop(NOTED, None)
         if "status" in each or each["metadata"]["name"] == WRITTEN_AT_RUN_TIME:
             for reported in ("status", "data"):
                 each.pop(reported, None)
-            del each["metadata"]["resourceVersion"]
+            for counted in ("resourceVersion", "generation"):
+                each["metadata"].pop(counted, None)
     return {f"{each['kind']}/{each['metadata']['name']}": each for each in found}
 
 
@@ -239,12 +260,16 @@ def test_what_is_deleted_comes_back(application, repository, target):
 
 
 def test_a_second_sync_changes_nothing(application, repository, target):
-    before = as_wanted(application, target)
+    before, running = as_wanted(application, target), {name: pods(target, name) for name in SCALED}
 
-    done = application.sync()
+    with counts_asked_for(target) as asked:
+        done = application.sync()
+        application.until_compared(times=1)
 
     assert {each["kind"] for each in application.installed()} <= {each["kind"] for each in done}
     assert as_wanted(application, target) == before
+    assert asked == {name: {count} for name, count in replicas(target, *SCALED).items()}
+    assert {name: pods(target, name) for name in SCALED} == running
     application.until_healthy(repository.head())
 
 
@@ -261,21 +286,23 @@ def test_jobs_that_have_finished_do_not_put_it_out_of_sync(application, reposito
 
 def test_a_change_in_git_is_rolled_out_and_the_planners_numbers_stay(application, repository, target, scaled):
     old = config_of_planner(target)
-    before = generations(target, *SCALED)
+    prefill, decode = (pods(target, name) for name in SCALED)
     with changed(repository.files / PLANNER) as settings:
         settings["ttft"] = 900
     with changed(repository.files / OVERLAY / "kustomization.yaml") as overlay:
         template = {"metadata": {"annotations": {"example.com/owner": "platform"}}}
         overlay["patches"].append(strategic("Deployment", "decode", spec={"template": template}))
 
-    application.refresh_until_healthy(repository.commit("Another TTFT, and who owns the decode workers"))
+    with counts_asked_for(target) as asked:
+        application.refresh_until_healthy(repository.commit("Another TTFT, and who owns the decode workers"))
 
     new = config_of_planner(target)
     assert yaml.safe_load(target.get(f"configmap/{new}")["data"]["planner.yaml"])["ttft"] == 900
     assert "NotFound" in target.refused("get", "configmap", old)
     assert "ttft=900" in target.logs("deployment/planner")
-    assert generations(target, *SCALED) == {"prefill": before["prefill"], "decode": before["decode"] + 1}
-    assert replicas(target, *SCALED) == {"prefill": 2, "decode": 2}
+    assert asked == {"prefill": {2}, "decode": {2}}
+    assert pods(target, "prefill") == prefill
+    assert pods(target, "decode") != decode
 
 
 def test_the_planners_number_wins_over_one_in_git(application, repository, target, scaled):
@@ -287,12 +314,12 @@ def test_the_planners_number_wins_over_one_in_git(application, repository, targe
         settings["min_decode_replicas"] = 3
     application.refresh_until_healthy(repository.commit("Three decode workers, at least"))
     target.until("deployment/decode", lambda found: found["spec"]["replicas"] == 3 == found["status"].get("readyReplicas"))
-    before = generations(target, "decode")
 
-    application.sync()
-    application.until_compared(times=2)
+    with counts_asked_for(target) as asked:
+        application.sync()
+        application.until_compared(times=2)
 
-    assert generations(target, "decode") == before
+    assert asked["decode"] == {3}
     application.until_healthy(repository.head())
 
 
