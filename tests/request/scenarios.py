@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sla_planner.request.seen import JobState, Progress
 
-from .world import Move, World
+from .world import Move, World, settle
 
 TOO_LARGE = "error: the profile has 1,200,000 bytes, a ConfigMap holds 1,000,000; mount the results folder, or measure fewer points"
 NEAREST = "error: no mapping keeps TTFT 5 ms for 99 % of requests of 3,000 tokens in and 150 out: nearest TP4 with 61 ms; ask for 70 ms"
@@ -205,4 +203,15 @@ SCENARIOS: dict[str, tuple[list[Move], tuple[str, str] | None, str]] = {
     ),
 }
 
-Check = Callable[[World], None]
+
+def played(name):
+    """The world after all moves; the reconciler has come to rest after each."""
+    return moved(*SCENARIOS[name][0])
+
+
+def moved(*moves):
+    world, reconciler = World(), None
+    for move in moves:
+        move(world)
+        reconciler = settle(world, reconciler)
+    return world

@@ -6,7 +6,9 @@ import json
 import re
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +16,9 @@ from sla_planner.request.lifecycle import AT_ONCE_S, Case, refused, spec_in_forc
 from sla_planner.request.seen import GpusSeen, GraphSeen, JobSeen, JobState, ProfileSeen, Progress, Seen
 from sla_planner.request.spec import About
 
+from .plain import BASE_KEY, NAMESPACE, SETTINGS, SPEC, Making, read
 from .scenarios import SCENARIOS
-from .world import BASE_KEY, NAMESPACE, SETTINGS, SPEC, Exists, Making, Reconciler, World, read
+from .world import Exists, Reconciler, World
 
 STATES = {
     ("Pending", "Pending"),
@@ -29,28 +32,28 @@ STATES = {
 KINDS = ["Validation", "Profiling", "SpecGenerated", "DeploymentReady", "Succeeded"]
 REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")  # as metav1.Condition has it
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-FIELDS = {
-    "state",
-    "phase",
-    "profilingPhase",
-    "backend",
-    "observedGeneration",
-    "message",
-    "conditions",
-    "profilingJobName",
-    "progress",
-    "profilingResults",
-    "generatedDeployment",
-    "dgdName",
-    "deployment",
-    "deploymentInfo",
-}
+CRD = yaml.safe_load((Path(__file__).parents[2] / "manifests/crds/dynamographdeploymentrequest.yaml").read_text())
+SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict, "array": list}
+
+
+def misfits(value, schema, path="status"):
+    """What the API server would refuse or drop."""
+    if not isinstance(value, TYPES.get(schema.get("type"), object)):
+        return [f"{path}: {value!r}"]
+    if isinstance(value, list):
+        return [each for item in value for each in misfits(item, schema["items"], f"{path}[]")]
+    if isinstance(value, dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        known = schema["properties"]
+        unknown = [f"{path}.{key}" for key in value if key not in known]
+        return unknown + [each for key in value if key in known for each in misfits(value[key], known[key], f"{path}.{key}")]
+    return []
 
 
 def check(status):
     """A status that the resource's schema takes."""
     json.dumps(status, allow_nan=False)
-    assert set(status) <= FIELDS
+    assert misfits(status, SCHEMA) == []
     assert (status["state"], status["phase"]) in STATES
     assert status["message"]
     kinds = [each["type"] for each in status["conditions"]]
