@@ -41,9 +41,10 @@ e2e-tests: $(VENV)/.dev-installed ## the same tests in the cluster that KUBECONF
 bench: $(VENV)/.dev-installed ## print the benchmark tables (ARGS=--quick: short)
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench $(ARGS) || exit 1; done
 
-docs: $(VENV)/.run-installed ## write the flag references (jobs/*/flags.md) and everything that templates/ renders
+docs: $(VENV)/.run-installed ## write the flag references (jobs/*/flags.md), the fields of requests, and everything that templates/ renders
 	$(BIN)/python -m sla_planner.flag_reference jobs
 	$(BIN)/sla-planner render
+	$(BIN)/python -m sla_planner.request_reference manifests/crds/dynamographdeploymentrequest.yaml manifests/requests/fields.md
 
 images: | $(BIN)/python ## build the container images (IMAGES, PREFIX, TAG, BASE_IMAGE, BUILDER: images/README.md)
 	$(BIN)/python images/build.py $(ARGS)
