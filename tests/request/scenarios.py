@@ -175,6 +175,11 @@ SCENARIOS: dict[str, tuple[list[Move], tuple[str, str] | None, str]] = {
     ),
     "no deployment of it": ([apply(model="cannot be mapped"), profiled], ("Failed", "Failed"), "MappingRefused"),
     "deployment deleted": ([apply(), profiled, ready, call("delete_graph")], ("DeploymentDeleted", "Failed"), "DeploymentDeleted"),
+    "deployment deleted and applied by hand": (
+        [apply(), profiled, ready, call("delete_graph"), call("apply_generated"), ready],
+        ("DeploymentDeleted", "Failed"),
+        "DeploymentDeleted",
+    ),
     "deployment deleted before it was ready": (
         [apply(), profiled, call("delete_graph")],
         ("DeploymentDeleted", "Failed"),

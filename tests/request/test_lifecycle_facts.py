@@ -12,7 +12,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sla_planner.request.lifecycle import AT_ONCE_S, Case, refused, spec_in_force, step
+from sla_planner.request.lifecycle import AT_ONCE_S, refused, step
+from sla_planner.request.phases import Case, spec_in_force
 from sla_planner.request.seen import GpusSeen, GraphSeen, JobSeen, JobState, ProfileSeen, Progress, Seen
 from sla_planner.request.spec import About
 

@@ -7,8 +7,8 @@ import copy
 import pytest
 
 from sla_planner.request.actions import StopProfiling
-from sla_planner.request.lifecycle import AT_ONCE_S, MISSING_S, MOVING_S, SETTLED_S, Case, step
-from sla_planner.request.phases import spec_in_force
+from sla_planner.request.lifecycle import AT_ONCE_S, MISSING_S, MOVING_S, SETTLED_S, step
+from sla_planner.request.phases import Case, spec_in_force
 from sla_planner.request.seen import JobSeen, JobState, Progress
 from sla_planner.request.spec import About
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from sla_planner.request import lifecycle
 from sla_planner.request.actions import Action, Deploy, Freeze, KeepProfile, Said, StartProfiling, StopProfiling, WriteOutput
+from sla_planner.request.phases import Case, spec_in_force
 from sla_planner.request.seen import GpusSeen, GraphSeen, JobSeen, JobState, ProfileSeen, Seen
 from sla_planner.request.spec import About, Object
 
@@ -264,12 +265,12 @@ class Reconciler:
         yield "profile"
         profile = self._profile(about)
         yield "graph"
-        spec = lifecycle.spec_in_force(about, status, frozen, job=job, published=profile is not None)
+        spec = spec_in_force(about, status, frozen, job=job, published=profile is not None)
         request = read(name, about.uid, about.generation, spec)
         seen = replace(self._rest(about, spec), frozen=frozen, job=job, profile=profile, graph=self._graph(about, spec), held=held)
         if texts and BASE_KEY in texts:
             seen = replace(seen, base=texts[BASE_KEY], base_trouble="")
-        return lifecycle.Case(about, request, seen, status, Making(), SETTINGS), metadata["resourceVersion"]
+        return Case(about, request, seen, status, Making(), SETTINGS), metadata["resourceVersion"]
 
     def carry_out(self, action: Action) -> Iterator[str]:
         world = self.world

@@ -16,15 +16,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sla_planner.request.actions import Action, Deploy, Freeze, Said, StartProfiling, Step, StopProfiling, WriteOutput
-from sla_planner.request.phases import Case, has_begun, spec_change_rejected, spec_in_force
+from sla_planner.request.phases import Case, spec_change_rejected
 from sla_planner.request.phases_beginning import VALIDATION_FAILED, arrival, beginning, wrong
-from sla_planner.request.phases_deploying import deploying, generated
+from sla_planner.request.phases_deploying import deploying, generated, profile_kept
 from sla_planner.request.phases_profiling import dry_run_done, gone, infeasible, job_failed, nearest, no_profile, profiling
 from sla_planner.request.seen import JobSeen, JobState
 from sla_planner.request.spec import About, Fault, Request
 from sla_planner.request.status import Before, Condition, Kind, Outcome, State, one_line, written
-
-__all__ = ["Case", "has_begun", "refused", "spec_in_force", "step"]
 
 AT_ONCE_S, MOVING_S, MISSING_S, SETTLED_S = 1.0, 5.0, 15.0, 60.0
 _AGAIN_S = {State.PROFILING: MOVING_S, State.DEPLOYING: MOVING_S, State.PENDING: MISSING_S}
@@ -94,14 +92,17 @@ def _profiled(case: Case, request: Request) -> Outcome:
 
 
 def _over(case: Case, state: State) -> Outcome:
-    """An end stays as it was told. What still runs for it is stopped; a spec that is changed now is told to have no effect."""
+    """An end stays as it was told. What still runs for it is stopped, and a deployment that a person applies now still keeps its profile; a spec that
+    is changed now is told to have no effect.
+    """
+    stopped = (StopProfiling(case.job.name),) if state is State.FAILED and case.job and _runs(case.job) else ()
     condition, events = spec_change_rejected(case) if case.changed else (case.before.condition(Kind.VALIDATION), ())
     return Outcome(
         state,
         case.before.message,
         reason=case.before.reason,
         conditions=(condition,) if condition else (),
-        actions=(StopProfiling(case.job.name),) if state is State.FAILED and case.job and _runs(case.job) else (),
+        actions=(*stopped, *profile_kept(case)),
         events=events,
     )
 

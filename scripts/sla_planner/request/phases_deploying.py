@@ -106,7 +106,7 @@ def _followed(case: Case, request: Request, found: GraphSeen, graph: Object) -> 
     if reason != "DeploymentPending" and (last is None or last.reason != reason):
         events = (*events, Said("Normal" if found.ready else "Warning", reason, message))
     ready = Condition(Kind.READY, "True" if found.ready else "False", reason, message)
-    return Outcome(state, message, conditions=(valid, ready), fields=fields, actions=_upkeep(case, request, graph, found), events=events)
+    return Outcome(state, message, conditions=(valid, ready), fields=fields, actions=_upkeep(case, request, graph), events=events)
 
 
 def _readiness(case: Case, found: GraphSeen) -> tuple[State, str, str]:
@@ -126,7 +126,7 @@ def _readiness(case: Case, found: GraphSeen) -> tuple[State, str, str]:
 def _deleted(case: Case, request: Request) -> Outcome:
     valid, events = validated(case, request)
     what = f"DynamoGraphDeployment {request.graph_name} was deleted from namespace {request.graph_namespace} and is not made again"
-    message = f"{what}; to have it back: {_application(case)}, or {case.anew}"
+    message = f"{what}; to have it back: {_application(case)} (it is not followed any more), or {case.anew}"
     return Outcome(
         State.DELETED,
         message,
@@ -171,7 +171,7 @@ def _deployment(name: str, namespace: str, state: str) -> dict[str, Any]:
     return {"name": name, "namespace": namespace, "state": state, "created": True}
 
 
-def _upkeep(case: Case, request: Request, graph: Object, found: GraphSeen | None = None) -> tuple[Action, ...]:
+def _upkeep(case: Case, request: Request, graph: Object) -> tuple[Action, ...]:
     """The ConfigMaps hold what they shall, and the deployment owns the profile that its planner reads."""
     profile = case.seen.profile
     if profile is None or "held" in case.seen.unknown:
@@ -180,9 +180,15 @@ def _upkeep(case: Case, request: Request, graph: Object, found: GraphSeen | None
         actions = _outdated(case, case.makers.outputs(request, case.seen, graph))
     except CannotBeMadeError:  # they were written when they could be
         actions = ()
-    if found is not None and found.namespace == request.namespace and found.uid not in profile.owners:
-        return (*actions, KeepProfile(profile.config_map, found.name, found.uid))
-    return actions
+    return (*actions, *profile_kept(case))
+
+
+def profile_kept(case: Case) -> tuple[Action, ...]:
+    """What makes this request's deployment an owner of the profile that its planner reads; nothing where it is one, or may not be."""
+    profile, graph = case.seen.profile, case.seen.graph
+    if profile is None or graph is None or not graph.ours or graph.namespace != case.about.namespace or graph.uid in profile.owners:
+        return ()
+    return (KeepProfile(profile.config_map, graph.name, graph.uid),)
 
 
 def _outdated(case: Case, wanted: tuple[Object, ...]) -> tuple[Action, ...]:
