@@ -28,6 +28,7 @@ KINDS = {
     "manifests/overlays/argocd/application.yaml": "Application: test_kustomizations.py",
     "manifests/prometheus/*.yaml": "Prometheus: test_network_policies.py",
     "manifests/graphs/**/*.yaml": "graphs: test_graphs.py",
+    "manifests/volume/*.yaml": "plain pod: test_access_pod.py",
     "manifests/crds/*.yaml": "definition of deployment requests: test_request_crd.py",
     "manifests/requests/*.yaml": "deployment requests: test_request_crd.py",
     "scripts/sla_planner/graphs/*/*.yaml": "graphs: test_graphs.py",
