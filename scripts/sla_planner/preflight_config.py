@@ -44,7 +44,8 @@ class PreflightConfig(Config):
         Setting("object whose scale is the number of decode workers", metavar=KIND_NAME, default=_AS_SET, replaces=("graph_deployment",)),
     ] = None
     prometheus_url: Annotated[
-        HttpUrl | None, Setting("Prometheus that the planner is to query", env=("PROMETHEUS_ENDPOINT",), metavar="URL", default=_AS_SET, allowed=HTTP)
+        HttpUrl | None,
+        Setting("Prometheus to look at, as it is reached from here", env=("PROMETHEUS_ENDPOINT",), metavar="URL", default=_AS_SET, allowed=HTTP),
     ] = None
     profile_results_dir: Annotated[
         LoosePath | None, Setting("the profile, as the planner reads it; `sample` is the one that ships with the program", default=_AS_SET)

@@ -39,7 +39,8 @@ DECODE = RoleFacts("decode", "deployment/out", "Deployment", "out", 3, owners=("
 TARGET = TargetFacts(
     name="chat",
     namespace="llm",
-    url="http://prometheus:9090",
+    url="http://127.0.0.1:9999",
+    planner_url="http://prometheus:9090",
     interval_s=60.0,
     model="llama",
     traffic=TrafficFacts(0.1, (Scraped("web", "a:8000", every_s=15.0),), (Served("web", "a:8000", "Llama", "", 10.0, 10.0),)),

@@ -187,3 +187,12 @@ def test_the_report_ends_with_what_to_do(cluster, capsys):
     assert last.endswith("type the commands under `fix`, then run this again")
     assert err.startswith(f"error: preflight of namespace {HERE} at http://127.0.0.1")
     assert f"fix                     kubectl -n {HERE} apply -f jobs/planner/status.yaml\n" in out
+
+
+def test_a_prometheus_that_is_named_is_looked_at_in_place_of_the_planners(cluster, preflight):
+    settings(lambda text: text.replace(cluster.prometheus.url, "http://prometheus.monitoring:9090"))(cluster)
+    code, findings = preflight("--prometheus-url", cluster.prometheus.url)
+    (told,) = grave(findings)
+    assert (code, told["check"]) == (0, "network-policy")  # of the port that the planner connects to, which this policy does not know
+    assert "port 9090" in told["what"]
+    assert cluster.prometheus.url in next(each["what"] for each in findings if each["check"] == "metrics")

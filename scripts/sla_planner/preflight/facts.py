@@ -256,12 +256,14 @@ class TrafficFacts:
 class TargetFacts:
     """One target of the planner's settings.
 
-    `url`: where its metrics are read, a Prometheus or (`direct`) a page. `graph`: the DynamoGraphDeployment that is scaled, '' = none.
+    `url`: where its metrics were looked at, a Prometheus or (`direct`) a page; `planner_url`: where the planner reads them, maybe under another name.
+    `graph`: the DynamoGraphDeployment that is scaled, '' = none.
     """
 
     name: str
     namespace: str
     url: str = ""
+    planner_url: str = ""
     direct: bool = False
     family: str = "dynamo"
     interval_s: float = 60.0

@@ -138,7 +138,7 @@ def _silent(facts: Facts, lease: LeaseFacts) -> Finding:
 def check_network(facts: Facts) -> Iterator[Finding]:
     """Whether a policy lets the planner's pods connect to Prometheus' port. Only ports are looked at, not addresses."""
     policies = facts.namespace.policies
-    ports = sorted({port for target in facts.targets if (port := _port(target.url))})
+    ports = sorted({port for target in facts.targets if (port := _port(target.planner_url))})
     pods = [_labels(each) for each in _planners(facts)]
     if not ports or not pods:
         return

@@ -3,13 +3,14 @@
 --planner-config FILE         that file
 else                          the arguments, variables and ConfigMaps of the planner's pods, as Kubernetes hands them over
 --graph-deployment, ...       override either; alone they describe one target
+--prometheus-url URL          where metrics are looked at; the planner itself may know its Prometheus by another name
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,25 +30,27 @@ _PAIR, _GRAPH = ("prefill_target", "decode_target"), ("graph_deployment",)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`config` None: there are none, or `trouble` says why. `volumes`: of the planner's pod, by mount path."""
+    """`config` None: there are none, or `trouble` says why. `volumes`: of the planner's pod, by mount path. `look_at`: instead of its Prometheus."""
 
     source: str = ""
     config: PlannerConfig | None = None
     trouble: Wrong | Unread | None = None
     volumes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    look_at: str = ""
 
 
 def settings_of(config: PreflightConfig, reader: Reader, workloads: tuple[Workload, ...] | Unread) -> Settings:
     """Raises `UsageError` when what was named on the command line alone is not enough."""
-    given = config.of_a_target
+    given, look_at = config.of_a_target, config.prometheus_url or ""
+    rest = {name: value for name, value in given.items() if name != "prometheus_url"}
     if config.planner_config is not None:
         source = str(config.planner_config)
         if not config.planner_config.is_file():
             raise UsageError(f"flag --planner-config: there is no file {source}", hint="name the planner's planner.yaml")
-        return _loaded(source, {"config": source}, given)
+        return replace(_loaded(source, {"config": source}, rest), look_at=look_at)
     planners = [] if isinstance(workloads, Unread) else [each for each in workloads if each.stage == "planner"]
     if planners:
-        return _installed(next((each for each in planners if each.runs), planners[0]), reader, given)
+        return replace(_installed(next((each for each in planners if each.runs), planners[0]), reader, rest), look_at=look_at)
     if given:
         return Settings("the command line", load(PlannerConfig, _overridden({}, given), {}).config)
     return Settings(trouble=workloads if isinstance(workloads, Unread) else None)

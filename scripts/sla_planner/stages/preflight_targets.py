@@ -50,17 +50,19 @@ class Remembered:
 
 def target_facts(config: TargetConfig, reader: Reader, settings: Settings, remembered: Remembered) -> TargetFacts:
     """Never raises for what this target alone can cause."""
-    url = config.prometheus_url or next(iter(config.scrape_url), "")
+    own = config.prometheus_url or next(iter(config.scrape_url), "")
+    url = settings.look_at or own
     return TargetFacts(
         name=config.name,
         namespace=config.target_namespace or reader.api.namespace,
         url=url,
-        direct=bool(config.scrape_url),
+        planner_url=own,
+        direct=bool(config.scrape_url) and not settings.look_at,
         family=config.metrics,
         interval_s=config.adjustment_interval,
         model=config.model_name or "",
         dynamo_namespace=config.namespace or "",
-        traffic=_traffic(config, url),
+        traffic=_traffic(config, url, pages=() if settings.look_at else config.scrape_url),
         graph=config.graph_deployment or "",
         roles=_roles(config, reader),
         profile=_profile(config, reader, settings),
@@ -177,11 +179,11 @@ def _read(folder: Path, place: str) -> ProfileFacts | Wrong:
     return ProfileFacts(place, profile.provenance.model, prefill.tp, prefill.gpus, decode.tp, decode.gpus)
 
 
-def _traffic(config: TargetConfig, url: str) -> TrafficFacts | Unread | Wrong:
+def _traffic(config: TargetConfig, url: str, *, pages: tuple[str, ...]) -> TrafficFacts | Unread | Wrong:
     try:
         family = metric_family(config.metrics)
-        if config.scrape_url:
-            return traffic_on_pages(config.scrape_url, family)
+        if pages:
+            return traffic_on_pages(pages, family)
         access = PrometheusAccess(
             url,
             timeout_s=config.prometheus_timeout_s,
