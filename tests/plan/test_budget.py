@@ -136,7 +136,7 @@ sizes = st.tuples(st.sampled_from((1, 2, 4, 8)), st.sampled_from((1, 2, 4, 8)))
 
 
 @given(need=pairs, gpus=sizes, running=pairs, extra=st.integers(0, 200))
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_gpus_held_or_granted_stay_within_the_budget(need: Pair, gpus: Pair, running: Pair, extra: int) -> None:
     budget = sum(gpus) + extra
     now = granted(need, budget, gpus, running=running)
@@ -146,7 +146,7 @@ def test_gpus_held_or_granted_stay_within_the_budget(need: Pair, gpus: Pair, run
 
 
 @given(need=pairs, gpus=sizes, running=pairs, extra=st.integers(0, 200))
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_two_calls_reach_the_share(need: Pair, gpus: Pair, running: Pair, extra: int) -> None:
     budget = sum(gpus) + extra
     target = granted(need, budget, gpus)
@@ -156,7 +156,7 @@ def test_two_calls_reach_the_share(need: Pair, gpus: Pair, running: Pair, extra:
 
 
 @given(need=st.tuples(st.integers(1, 60), st.integers(1, 60)), gpus=sizes, extra=st.integers(0, 200), more=st.integers(1, 20))
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_a_larger_budget_never_serves_less(need: Pair, gpus: Pair, extra: int, more: int) -> None:
     def served(budget: int) -> Fraction:
         p, d = granted(need, budget, gpus)

@@ -107,7 +107,7 @@ series = st.lists(st.none() | st.floats(0, 1e7), max_size=70)
 
 
 @given(predictor=st.sampled_from(CHEAP), values=series, steps=st.integers(1, 12))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_forecasts_are_finite_and_ordered(predictor: Predictor, values: list[float | None], steps: int) -> None:
     expected = forecast(after(predictor, *values, window=30), steps)
     quantiles = [expected.quantile(p) for p in (0.001, 0.5, 0.9, 0.999)]

@@ -66,8 +66,8 @@ def test_the_surface_is_named_after_the_gpus_of_the_pick_and_no_verification_is_
     [
         {"mappings": (ParallelMapping(tp=2),), "contexts": (3000,)},
         {"mappings": tuple(ParallelMapping(tp=n) for n in range(1, 12)), "contexts": (200, 16000)},
-        {"ttft_ms": 0.5, "itl_ms": 0.01},
-        {"ttft_ms": 90_000.0, "itl_ms": 5_000.0, "raw": False},
+        pytest.param({"ttft_ms": 0.5, "itl_ms": 0.01}, marks=pytest.mark.e2e),
+        pytest.param({"ttft_ms": 90_000.0, "itl_ms": 5_000.0, "raw": False}, marks=pytest.mark.e2e),
     ],
     ids=["one mapping, one context", "more mappings than colours", "far too strict", "far too loose, offline"],
 )

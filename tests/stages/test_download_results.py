@@ -177,7 +177,14 @@ class TestThroughAPod:
         assert container["command"] == ["python", "-m", "sla_planner.volume.keeper", "sla-planner-volume", "90"]
         assert container["volumeMounts"][0]["readOnly"] is True
 
-    @pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C"), (signal.SIGHUP, "SIGHUP")])
+    @pytest.mark.parametrize(
+        ("number", "name"),
+        [
+            (signal.SIGTERM, "SIGTERM"),
+            pytest.param(signal.SIGINT, "Ctrl-C", marks=pytest.mark.e2e),
+            pytest.param(signal.SIGHUP, "SIGHUP", marks=pytest.mark.e2e),
+        ],
+    )
     def test_a_signal_leaves_nothing_in_the_cluster_and_the_next_run_goes_on(self, command, cluster, volume, here, number, name):
         with (volume / "profiling_results/zz.bin").open("wb") as file:
             file.truncate(2_000_000_000)  # seconds, and no space

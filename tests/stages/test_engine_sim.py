@@ -229,6 +229,7 @@ def test_a_worker_finishes_its_streams_before_it_ends():
         assert frontend.wait(10) == 0
 
 
+@pytest.mark.e2e
 def test_a_frontend_finishes_its_answers_before_it_ends():
     with apart("--time-scale", "0.5") as (url, _, frontend), ThreadPoolExecutor(1) as pool:
         text = pool.submit(stream, url, 100, 100)

@@ -518,6 +518,7 @@ def test_killed_at_any_moment_the_next_one_goes_on(start, engine, tmp_path):
     assert not state.with_name("state.json.bad").exists()
 
 
+@pytest.mark.e2e
 def test_etcd_from_end_to_end(start, etcd):
     place = ["--virtual-target", etcd.url, "--namespace", "planner-stage"]
     url = served_one(engine_url(start, *place, "--decode-workers", 2))

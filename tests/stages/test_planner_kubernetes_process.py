@@ -60,6 +60,7 @@ def test_of_two_planners_the_holder_of_the_lease_acts_and_hands_over_when_it_end
     assert cluster.get("leases", "planner")["spec"]["holderIdentity"] == ""
 
 
+@pytest.mark.e2e
 def test_who_stands_by_acts_as_soon_as_it_may_however_long_the_interval_is(cluster, page, kubeconfig):
     page.text = frontend(0, 0)
     held = {"holderIdentity": "gone", "leaseDurationSeconds": 3600, "renewTime": "2026-01-01T00:00:00.000000Z"}

@@ -119,7 +119,7 @@ class TestValues:
         assert shown(capsys, "thing", "--set", f"model={text}")["model"] == text
         assert yaml.safe_load(Template(Path("templates"), "thing").render(values={"arguments": [text]}))["arguments"] == [text]
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(text=st.text())
     def test_any_text(self, quoting: Template, text: str) -> None:
         assert yaml.safe_load(quoting.render(values={"text": text})) == {"text": text}

@@ -256,7 +256,7 @@ class TestDamage:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4), st.floats(0, 1))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_any_damage_costs_one_point_at_most(tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[float, int]], end: float) -> None:
     """A few bytes changed, the end cut off."""
     folder = tmp_path_factory.mktemp("points")

@@ -261,12 +261,12 @@ class TestKeeper:
         assert said == "The volume is at hand; this pod ends 0.05 s after its last client\n"
 
     def test_it_stays_while_somebody_is_connected(self, keeper):
-        process, name = keeper(3)
+        process, name = keeper(1.5)
         assert process.stdout.readline()
         with socket.socket(socket.AF_UNIX) as agent:
             agent.connect(address_of(name))
-            other, _ = keeper(3)
-            assert other.wait(PATIENCE_S) == 0  # so three seconds are over
+            other, _ = keeper(1.5)
+            assert other.wait(PATIENCE_S) == 0  # so its time is over
             assert process.poll() is None
         assert process.wait(PATIENCE_S) == 0
 
