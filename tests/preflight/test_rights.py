@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tests.manifests.objects import ROOT
 
-from sla_planner.preflight.rights import ROLES, Right, ScaledObject, planner_rights, sweep_rights, volume_rights
+from sla_planner.preflight.rights import ROLES, Right, ScaledObject, planner_rights, reconciler_rights, sweep_rights, volume_rights
 
 OWN = "preflight"  # what it lacks it says itself
 FILES = [
@@ -84,10 +84,20 @@ def test_whoever_holds_a_lease_may_make_any_and_change_this_one():
 
 
 def test_a_sweep_makes_graphs_or_deployments():
-    always, (graphs, deployments) = sweep_rights()
+    always, (graphs, deployments) = sweep_rights(for_requests=False)
     assert Right("update", "", "configmaps", "planner-profile-data") in always
     assert {right.resource for right in graphs} == {"dynamographdeployments"}
     assert {right.resource for right in deployments} == {"deployments", "services"}
+
+
+def test_a_sweep_for_requests_leaves_profiles_of_any_name():
+    more = set(sweep_rights(for_requests=True)[0]) - set(sweep_rights(for_requests=False)[0])
+    assert said(more) == ["update configmaps"]
+
+
+def test_who_works_on_requests_all_the_time_watches_them():
+    more = set(reconciler_rights(continuous=True)) - set(reconciler_rights(continuous=False))
+    assert {right.verb for right in more} == {"watch"}
 
 
 def test_files_go_through_a_pod_of_a_job():

@@ -33,7 +33,7 @@ def preflight(capsys):
         ("list", "resourcequotas", "quota"),
         ("list", "limitranges", "limit-range"),
         ("get", "persistentvolumeclaims", "volume"),
-        ("list", "serviceaccounts", "service-accounts"),
+        ("get", "serviceaccounts", "service-accounts"),
         ("get", "secrets", "model-token"),
         ("list", "events", "refused-pods"),
         ("list", "pods", "pods"),

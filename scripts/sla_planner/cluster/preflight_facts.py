@@ -45,6 +45,7 @@ from sla_planner.preflight.facts import (
     Unread,
     Workload,
 )
+from sla_planner.preflight.namespace_checks import STAGE_ACCOUNTS
 from sla_planner.preflight.references import config_maps_named, secrets_named
 
 GPU = "nvidia.com/gpu"
@@ -92,8 +93,9 @@ def namespace_facts(reader: Reader, *, claim: str | None) -> NamespaceFacts:
     """Of `reader.api.namespace`. `claim`: the PVC that is meant; None = the one that is mounted by what is installed."""
     api = reader.api
     ours, deployments = reader.all_of(CRON_JOBS, _OURS), reader.all_of(DEPLOYMENTS, _OURS)
-    accounts, graphs = reader.all_of(ACCOUNTS), _graphs(reader)
-    documents = [*_known(graphs), *_known(ours), *_known(deployments), *(each for each in _known(accounts) if labels_of(each).items() >= _OUR_LABEL)]
+    workloads, graphs = _workloads(ours, deployments), _graphs(reader)
+    accounts = _accounts(reader, workloads)
+    documents = [*_known(graphs), *_known(ours), *_known(deployments), *_known(accounts)]
     secret_uses = tuple(dict.fromkeys(use for each in documents for use in secrets_named(each, name_of(each))))
     map_uses = tuple(dict.fromkeys(use for each in (*_known(ours), *_known(deployments)) for use in config_maps_named(each, name_of(each))))
     claim = claim or next(_claims_mounted((*_known(ours), *_known(deployments))), DEFAULT_CLAIM)
@@ -104,7 +106,7 @@ def namespace_facts(reader: Reader, *, claim: str | None) -> NamespaceFacts:
         limit_ranges=reader.all_of(LIMIT_RANGES),
         claim_name=claim,
         claim=reader.named(VOLUME_CLAIMS, claim),
-        workloads=_workloads(ours, deployments),
+        workloads=workloads,
         graphs=graphs if isinstance(graphs, Unread) else tuple(_graph(each) for each in graphs),
         accounts=accounts if isinstance(accounts, Unread) else frozenset(each["metadata"]["name"] for each in accounts),
         secret_uses=secret_uses,
@@ -134,9 +136,6 @@ def age_s(stamp: Any) -> float:
         return max(time.time() - datetime.fromisoformat(str(stamp)).timestamp(), 0.0)
     except ValueError:
         return 0.0
-
-
-_OUR_LABEL = {"app.kubernetes.io/name": "sla-planner"}.items()
 
 
 def _known(found: Documents) -> tuple[Mapping[str, Any], ...]:
@@ -203,6 +202,14 @@ def _workloads(cron_jobs: Documents, deployments: Documents) -> tuple[Workload, 
     if isinstance(deployments, Unread):
         return deployments
     return (*(_cron_job(each) for each in cron_jobs), *(_deployment(each) for each in deployments))
+
+
+def _accounts(reader: Reader, workloads: tuple[Workload, ...] | Unread) -> Documents:
+    """Of our stages and of what is installed, those that are there; by name, so that no list of all needs to be allowed."""
+    used = () if isinstance(workloads, Unread) else tuple(each.account for each in workloads)
+    found = [reader.named(ACCOUNTS, name) for name in dict.fromkeys((*STAGE_ACCOUNTS, *used))]
+    unread = next((each for each in found if isinstance(each, Unread)), None)
+    return unread or tuple(each for each in found if each is not None and not isinstance(each, Unread))
 
 
 def _cron_job(found: Mapping[str, Any]) -> Workload:

@@ -105,6 +105,11 @@ class Workload:
     runs: bool
     pod: Document
 
+    @property
+    def account(self) -> str:
+        """The ServiceAccount that its pods run as."""
+        return str((self.pod.get("spec") or {}).get("serviceAccountName") or "default")
+
 
 @dataclass(frozen=True, slots=True)
 class PodTrouble:

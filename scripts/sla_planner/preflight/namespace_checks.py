@@ -9,7 +9,7 @@ from typing import Any
 from sla_planner.preflight.facts import Document, Facts, Unread, Use
 from sla_planner.preflight.finding import Area, Check, Finding
 
-ACCOUNTS = ("planner", "profile-sweep", "inject-config", "download-results")
+STAGE_ACCOUNTS = ("planner", "profile-sweep", "inject-config", "download-results")
 HF_TOKEN, HF_SECRET = "HF_TOKEN", "hf-token-secret"
 ENFORCE = "pod-security.kubernetes.io/enforce"
 POD_MEMORY = Decimal(128 * 2**20)  # of the planner's pod: request and limit
@@ -209,11 +209,11 @@ def check_accounts(facts: Facts) -> Iterator[Finding]:
         return
     if isinstance(workloads, Unread) or not workloads:
         return
-    needed = [*ACCOUNTS, *(str((each.pod.get("spec") or {}).get("serviceAccountName", "default")) for each in workloads)]
+    needed = [*STAGE_ACCOUNTS, *(each.account for each in workloads)]
     missing = [name for name in dict.fromkeys(needed) if name not in accounts]
     for name in missing:
         fix = f"{facts.kubectl} create serviceaccount {name}"
-        if name in ACCOUNTS or name in {each.stage for each in workloads}:
+        if name in STAGE_ACCOUNTS or name in {each.stage for each in workloads}:
             fix = f"{facts.kubectl} apply -f jobs/{name}/serviceaccount.yaml"
         yield SERVICE_ACCOUNTS.problem(f"there is no ServiceAccount {name}", "its Jobs make no pod, and only an Event says so", fix)
     if not missing:

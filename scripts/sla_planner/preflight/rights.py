@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 DYNAMO = "nvidia.com"
-GRAPHS, ADAPTERS = "dynamographdeployments", "dynamographdeploymentscalingadapters"
+GRAPHS, ADAPTERS, REQUESTS = "dynamographdeployments", "dynamographdeploymentscalingadapters", "dynamographdeploymentrequests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,24 @@ ROLES = MappingProxyType(
             Rule("apps", ("deployments",), ("create", "get", "delete")),
             Rule("", ("services",), ("create", "get", "delete")),
         ),
+        "profile-sweep-requests": (Rule("", ("configmaps",), ("update",)),),
+        "reconcile-requests": (
+            Rule(DYNAMO, (REQUESTS,), ("list",)),
+            Rule(DYNAMO, (f"{REQUESTS}/status",), ("patch",)),
+            Rule("batch", ("jobs",), ("create", "get", "delete")),
+            Rule("", ("configmaps",), ("create", "get", "patch")),
+            Rule(DYNAMO, (GRAPHS,), ("create", "get")),
+            Rule("", ("pods",), ("list",)),
+            Rule("", ("pods/log",), ("get",)),
+            Rule("events.k8s.io", ("events",), ("create", "get", "patch", "list")),
+            Rule("", ("persistentvolumeclaims",), ("get",)),
+            Rule("", ("serviceaccounts",), ("get",), ("profile-sweep", "planner")),
+            Rule("coordination.k8s.io", ("leases",), ("get", "update"), ("reconcile-requests",)),
+        ),
+        "reconcile-requests-watch": (
+            Rule(DYNAMO, (REQUESTS, GRAPHS), ("watch",)),
+            Rule("batch", ("jobs",), ("watch",)),
+        ),
         "volume-access": (
             Rule("", ("persistentvolumeclaims",), ("get", "list")),
             Rule("batch", ("jobs",), ("create", "list", "delete")),
@@ -134,12 +152,21 @@ def planner_rights(graphs: Iterable[str], objects: Iterable[ScaledObject], *, st
     return tuple(dict.fromkeys(needed))
 
 
-def sweep_rights() -> tuple[tuple[Right, ...], tuple[tuple[Right, ...], ...]]:
-    """What every sweep needs, and the two ways of making engines: graphs of Dynamo, or plain Deployments."""
+def sweep_rights(*, for_requests: bool) -> tuple[tuple[Right, ...], tuple[tuple[Right, ...], ...]]:
+    """What every sweep needs, and the two ways of making engines: graphs of Dynamo, or plain Deployments.
+
+    `for_requests`: it also measures for deployment requests.
+    """
     own = tuple(rights_of(ROLES["profile-sweep"]))
-    always = tuple(right for right in own if right.group != DYNAMO)
+    more = rights_of(ROLES["profile-sweep-requests"]) if for_requests else ()
+    always = (*(right for right in own if right.group != DYNAMO), *more)
     with_graphs = tuple(right for right in own if right.group == DYNAMO)
     return always, (with_graphs, tuple(rights_of(ROLES["profile-sweep-workloads"])))
+
+
+def reconciler_rights(*, continuous: bool) -> tuple[Right, ...]:
+    """Of who works on deployment requests, all the time (`continuous`) or once a minute."""
+    return tuple(rights_of((*ROLES["reconcile-requests"], *(ROLES["reconcile-requests-watch"] if continuous else ()))))
 
 
 def volume_rights() -> tuple[Right, ...]:

@@ -11,7 +11,8 @@ from sla_planner.cluster.resources import CONFIG_MAPS, SCALING_ADAPTERS
 from sla_planner.cluster.scale_reference import scale_reference
 from sla_planner.planner_config import CONFIG_MAP, PlannerConfig
 from sla_planner.preflight.facts import Facts, NamespaceFacts, PlannerFacts, RightsFacts, TargetFacts, Unread
-from sla_planner.preflight.rights import ADAPTERS, DYNAMO, ROLES, Right, ScaledObject, planner_rights, rights_of, sweep_rights, volume_rights
+from sla_planner.preflight.planner_checks import RECONCILER
+from sla_planner.preflight.rights import ADAPTERS, DYNAMO, Right, ScaledObject, planner_rights, reconciler_rights, sweep_rights, volume_rights
 from sla_planner.preflight_config import PreflightConfig
 from sla_planner.stages.preflight_settings import settings_of
 from sla_planner.stages.preflight_targets import remembered, runs_in_a_pod, target_facts
@@ -44,19 +45,21 @@ def gather(config: PreflightConfig, reader: Reader) -> Facts:
 
 def _rights(reader: Reader, namespace: NamespaceFacts, planner: PlannerConfig | None, targets: Sequence[TargetFacts]) -> RightsFacts:
     """Of the accounts of what is installed; of an account without an installation nothing needs to be known."""
-    stages = frozenset() if isinstance(namespace.workloads, Unread) else {each.stage for each in namespace.workloads}
+    workloads = () if isinstance(namespace.workloads, Unread) else namespace.workloads
+    stages = {each.stage for each in workloads}
     accounts: dict[str, Mapping[Right, bool] | Unread] = {}
     ways: tuple[Mapping[Right, bool], ...] = ()
     if "planner" in stages and planner is not None:
         needed = _planner_rights(planner, [each for each in targets if each.namespace == reader.api.namespace])
         accounts["planner"] = account_may(reader, "planner", needed)
     if "profile-sweep" in stages:
-        always, either = sweep_rights()
+        always, either = sweep_rights(for_requests=RECONCILER in stages)
         accounts["profile-sweep"] = account_may(reader, "profile-sweep", always)
         answers = [account_may(reader, "profile-sweep", way) for way in either]
         ways = tuple(each for each in answers if not isinstance(each, Unread))
-    for stage in sorted(stages & ROLES.keys() - {"planner", "profile-sweep"}):
-        accounts[stage] = account_may(reader, stage, rights_of(ROLES[stage]))
+    if RECONCILER in stages:
+        continuous = any(each.stage == RECONCILER and each.kind == "Deployment" for each in workloads)
+        accounts[RECONCILER] = account_may(reader, RECONCILER, reconciler_rights(continuous=continuous))
     own = None if runs_in_a_pod() else own_rights(reader, volume_rights())
     return RightsFacts(accounts, ways, own)
 
