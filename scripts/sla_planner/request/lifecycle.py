@@ -80,7 +80,7 @@ def _is_end(case: Case, state: State) -> bool:
 
 def _profiled(case: Case, request: Request) -> Outcome:
     job, profile = case.job, case.seen.profile
-    if job is not None and job.state in (JobState.WAITING, JobState.RUNNING):
+    if job is not None and _runs(job):
         return profiling(case, request, job)
     if job is not None and job.state is JobState.FAILED:
         return job_failed(case, request, job)

@@ -70,7 +70,7 @@ def nearest(profile: ProfileSeen) -> str:
 def gone(case: Case, request: Request) -> Outcome:
     """The Job was made, is gone, and left nothing."""
     job = case.before.job_name
-    message = f"Job {job} is gone and left no profile: somebody deleted it; it is not started again by itself: {case.anew}"
+    message = f"Job {job} is gone and left no profile; it is not started again by itself: {case.anew}"
     return _end(case, request, "ProfilingJobGone", message, event=_job_event(request))
 
 
