@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.cluster.api_stand_in import ApiStandIn, api_stand_in
 
 from sla_planner.cluster.publication import publish
@@ -23,6 +25,8 @@ OURS = {"app.kubernetes.io/part-of": "sla-planner"}
 
 class Place:
     """One namespace, `here`."""
+
+    word: Path
 
     def __init__(self, cluster: ApiStandIn) -> None:
         self.cluster = cluster
@@ -135,6 +139,17 @@ class Place:
 
 
 @contextmanager
-def place() -> Iterator[Place]:
+def place(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """One that the kubeconfig names; `word`: what a run leaves as its last."""
     with api_stand_in(REQUESTS_ALPHA, REQUESTS_BETA, DEFINITIONS, SERVICE_ACCOUNTS) as cluster:
-        yield Place(cluster)
+        kubeconfig = {"apiVersion": "v1", "kind": "Config", "current-context": "test", "users": [{"name": "test", "user": {"token": "secret"}}]}
+        contexts = [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "here"}}]
+        clusters = [{"name": "test", "cluster": {"server": cluster.url}}]
+        (folder / "kubeconfig").write_text(json.dumps(kubeconfig | {"contexts": contexts, "clusters": clusters}))
+        (folder / "word").touch()
+        patch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
+        patch.setenv("TERMINATION_LOG", str(folder / "word"))
+        patch.setattr("sla_planner.cluster.api.PATIENCE_S", 0.0)
+        found = Place(cluster)
+        found.word = folder / "word"
+        yield found
