@@ -13,8 +13,10 @@ The API versions spell the same things differently (`dgd_services.py`). The inpu
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -37,7 +39,7 @@ _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 def read_dgd(text: str) -> Document:
     """The deployment among the documents of `text`. Raises `UsageError`."""
     try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+        documents = copy.deepcopy(_documents(text))
     except yaml.YAMLError as error:
         raise UsageError(f"the manifest is no YAML: {' '.join(str(error).split())}") from None
     kinds = [str(document.get("kind", "no kind")) if isinstance(document, dict) else type(document).__name__ for document in documents]
@@ -47,6 +49,12 @@ def read_dgd(text: str) -> Document:
         raise UsageError(f"the manifest holds {len(found) or 'no'} {KIND}: {held}", hint="give a file with exactly one")
     workers_of(read_services(found[0]))
     return found[0]
+
+
+@lru_cache(maxsize=64)
+def _documents(text: str) -> list[Any]:
+    """Not to be changed. Whoever reconciles reads the same few texts at every look, and each is 50 ms of YAML."""
+    return [document for document in yaml.safe_load_all(text) if document is not None]
 
 
 def derive(
