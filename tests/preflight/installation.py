@@ -216,7 +216,8 @@ def stamp(age_s: float = 0.0) -> str:
 
 
 def status(*, age_s: float = 20.0, scaled: bool = False) -> str:
-    return json.dumps({"target": "default", "lastDecision": {"at": stamp(age_s)}, "lastScaling": {"at": stamp(age_s)} if scaled else None})
+    roles = {"prefill": {"from": 1, "to": 3}, "decode": {"from": 2, "to": 2}}
+    return json.dumps({"target": "default", "lastDecision": {"at": stamp(age_s)}, "lastScaling": {"at": stamp(age_s), **roles} if scaled else None})
 
 
 def _install(cluster: Installation) -> None:

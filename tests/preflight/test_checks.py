@@ -190,7 +190,7 @@ def test_a_clean_installation():
         (namespace(scaled_objects=(scaler("Deployment", "out"),)), "other-autoscaler", PROBLEM),
         (role(owners=("kube-controller-manager",)), "other-autoscaler", PROBLEM),
         (role(owners=("sla-planner", "argocd-controller")), "gitops", PROBLEM),
-        (target(roles=(replace(PREFILL, owners=("kubectl",)), DECODE), last_scaling=True), "other-writer", WARNING),
+        (target(roles=(replace(PREFILL, owners=("kubectl",)), DECODE), last_scaled=frozenset({"prefill"})), "other-writer", WARNING),
         (target(profile=Wrong("is empty")), "profile", PROBLEM),
         (role(gpus=4, tp=4), "profile-mapping", PROBLEM),
         (role(gpus=0, tp=1), "profile-mapping", PROBLEM),
@@ -234,6 +234,7 @@ def test_a_fault_is_found(facts, check, severity):
         target(model=""),
         namespace(autoscalers=(scaler("Deployment", "frontend"),)),
         role(owners=("kubectl",)),  # of the first apply
+        target(roles=(replace(PREFILL, owners=("kubectl",)), DECODE), last_scaled=frozenset({"decode"})),
         role(gpus=0, tp=None, model=None),
         role(pods=2, gpus=2),
         target(last_decision_age_s=None),

@@ -262,7 +262,7 @@ class TargetFacts:
     """One target of the planner's settings.
 
     `url`: where its metrics were looked at, a Prometheus or (`direct`) a page; `planner_url`: where the planner reads them, maybe under another name.
-    `graph`: the DynamoGraphDeployment that is scaled, '' = none.
+    `graph`: the DynamoGraphDeployment that is scaled, '' = none. `last_scaled`: the roles whose count the planner changed when it scaled last.
     """
 
     name: str
@@ -279,7 +279,7 @@ class TargetFacts:
     roles: tuple[RoleFacts, ...] | Unread | Wrong = ()
     profile: ProfileFacts | Unread | Wrong | None = None
     last_decision_age_s: float | None = None
-    last_scaling: bool = False
+    last_scaled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

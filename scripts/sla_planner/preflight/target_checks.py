@@ -117,7 +117,7 @@ def _owned(facts: Facts, target: TargetFacts, roles: tuple[RoleFacts, ...]) -> I
             told = True
             what = f"target {target.name}: the replicas of {role.holder} were last set by {scaler} ({', '.join(others)})"
             yield AUTOSCALED.problem(what, _TWO_WRITERS, f"{facts.kubectl} get hpa    # and scaledobject; delete the one that scales it")
-        elif target.last_scaling and others and OURS not in role.owners:
+        elif role.role in target.last_scaled and others and OURS not in role.owners:
             told = True
             what = f"target {target.name}: {others[-1]} has set the replicas of {role.holder} since the planner did"
             why = "whoever it was may do it again: the planner gives way for an interval each time"

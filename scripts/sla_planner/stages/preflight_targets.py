@@ -42,10 +42,10 @@ _MODEL = ("--model", "--model-path")
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """Of one target, from the planner's status."""
+    """Of one target, from the planner's status: how old its last decision is, and the roles that it scaled when it scaled last."""
 
     age_s: float | None = None
-    scaled: bool = False
+    scaled: frozenset[str] = frozenset()
 
 
 def target_facts(config: TargetConfig, reader: Reader, settings: Settings, remembered: Remembered) -> TargetFacts:
@@ -67,7 +67,7 @@ def target_facts(config: TargetConfig, reader: Reader, settings: Settings, remem
         roles=_roles(config, reader),
         profile=_profile(config, reader, settings),
         last_decision_age_s=remembered.age_s,
-        last_scaling=remembered.scaled,
+        last_scaled=remembered.scaled,
     )
 
 
@@ -75,8 +75,10 @@ def remembered(state: Object | None, target: str) -> Remembered:
     """From the ConfigMap of the planner's memory; a damaged status is none."""
     try:
         status = json.loads(((state or {}).get("data") or {})[f"{target}.status.json"])
-        return Remembered(age_s(status["lastDecision"]["at"]), bool(status.get("lastScaling")))
-    except (LookupError, TypeError, ValueError):
+        last = status.get("lastScaling") or {}
+        scaled = frozenset(role.value for role in Role if last.get(role.value, {}).get("from") != last.get(role.value, {}).get("to"))
+        return Remembered(age_s(status["lastDecision"]["at"]), scaled)
+    except (LookupError, TypeError, ValueError, AttributeError):
         return Remembered()
 
 
