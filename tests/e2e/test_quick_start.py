@@ -95,15 +95,20 @@ def engine_args() -> str:
     return f"--model-error {(SLOWER - 1) * 100}"
 
 
-@pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """What Git would check out, with the changes that are not committed yet."""
+def checked_out(folder: Path) -> Path:
+    """`folder` with what Git would check out, and the changes that are not committed yet."""
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in filter(None, files):
         if (ROOT / name).is_file():
-            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tmp_path / "clone" / name)
-    job = tmp_path / "clone" / "jobs" / "profile-sweep" / "job.yaml"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    folder = checked_out(tmp_path / "clone")
+    job = folder / "jobs" / "profile-sweep" / "job.yaml"
     changes = {
         "            - profile-sweep\n": '            - profile-sweep\n            - --max-num-gpus\n            - "2"\n',
         '"3000"  # tokens of a prompt': '"600"  # tokens of a prompt',  # to fill a batch with long ones takes a slow engine minutes
@@ -111,7 +116,7 @@ def clone(tmp_path: Path) -> Path:
         '"20"  # promised': f'"{20 * SLOWER}"  # promised',
     }
     job.write_text(changed(job.read_text(), changes))
-    return tmp_path / "clone"
+    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,384 @@
+"""Deployment requests on a real control plane: the samples, from `kubectl apply` to a model that is served and scaled; their faults; the guide.
+
+Engines are simulated. What a reader chooses is chosen: namespace, registry, how much is measured, and how long things may take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.manifests.objects import overlay
+
+from .conftest import PATIENCE_S, Document, Namespace
+from .serving import CONFINED, NOBODY, apply, renamed
+from .test_quick_start import CLUSTER_BLOCK, SLOWER, Shell, changed, checked_out
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "manifests" / "requests"
+DEFINITION = "crd/dynamographdeploymentrequests.nvidia.com"
+CLUSTER_WIDE = "sla-planner-deployment-requests"
+ONLINE_LIMIT_S, OFFLINE_LIMIT_S = 600.0, 60.0
+SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
+LOADED = ["--trace", "sample", "--scale", "4", "--duration-s", "40"]
+PLANNED_SOON = {"planner_adjustment_interval": 5, "planner_startup_s": 5, "planner_grace_s": 20, "planner_min_endpoint": 1}
+PROMETHEUS = """
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs:
+  - job_name: llm-frontends
+    static_configs:
+      - targets: ["{graph}-frontend:8000"]
+"""
+
+
+class Requests:
+    """A namespace in which requests are followed."""
+
+    def __init__(self, namespace: Namespace, image: Callable[[str], str]) -> None:
+        self.namespace, self.image = namespace, image
+
+    def install(self, folder: Path) -> None:
+        """What the guide installs, with images of this cluster, and an image's failure noticed soon."""
+        settings = {
+            "profiler_image": self.image("profile-sweep"),
+            "planner_image": self.image("planner"),
+            "prometheus_url": "http://prometheus:9090",
+            "image_limit_s": 5,
+            "resync_s": 20,
+        }
+        components = ("parameters", *(f"deployment-requests{part}" for part in ("-crd", "", "-continuous", "-cluster")))
+        objects = overlay(
+            folder,
+            *components,
+            namespace=self.namespace.name,
+            resources=[os.path.relpath(ROOT / place, folder.resolve()) for place in ("manifests/base", "jobs/reconcile-requests")],
+            images=[renamed(name, self.image(name)) for name in ("planner", "profile-sweep")],
+            configMapGenerator=[{"name": "requests-config", "behavior": "replace", "literals": [f"requests.yaml={json.dumps(settings)}"]}],
+        )
+        definitions = [each for each in objects if each["kind"] == "CustomResourceDefinition"]
+        apply(self.namespace, definitions)
+        self.namespace.wait(DEFINITION, "condition=Established")
+        apply(self.namespace, [each for each in objects if each["kind"] != "CustomResourceDefinition"])
+        self.namespace.wait("deployment/reconcile-requests", "condition=Available")
+
+    def prometheus(self, graph: str) -> None:
+        """One that scrapes the frontend of `graph` every second."""
+        labels = {"app": "prometheus"}
+        container = {
+            "name": "prometheus",
+            "image": self.image("prometheus"),
+            "args": ["--config.file=/config/prometheus.yml", "--storage.tsdb.path=/data", "--web.listen-address=:9090"],
+            "readinessProbe": {"httpGet": {"path": "/-/ready", "port": 9090}, "periodSeconds": 1},
+            "securityContext": CONFINED,
+            "volumeMounts": [{"name": "config", "mountPath": "/config"}, {"name": "data", "mountPath": "/data"}],
+        }
+        volumes: list[Document] = [{"name": "config", "configMap": {"name": "prometheus"}}, {"name": "data", "emptyDir": {}}]
+        pod = {"securityContext": NOBODY, "containers": [container], "volumes": volumes}
+        template = {"metadata": {"labels": labels}, "spec": pod}
+        deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "prometheus"}}
+        self.namespace.apply(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prometheus"}, "data": {"prometheus.yml": PROMETHEUS.format(graph=graph)}},
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "prometheus"}, "spec": {"selector": labels, "ports": [{"port": 9090}]}},
+            {**deployment, "spec": {"selector": {"matchLabels": labels}, "template": template}},
+        )
+
+    def sample(self, file: str, **config: Any) -> Document:
+        """A sample with an image of this cluster; `config`: merged into the sections of `profilingConfig.config`."""
+        found: Document = yaml.safe_load((SAMPLES / file).read_text())
+        found["spec"]["profilingConfig"] |= {"profilerImage": self.image("profile-sweep"), "resources": SMALL}
+        sections = found["spec"]["profilingConfig"]["config"]
+        for name, values in config.items():
+            sections[name] = {**sections.get(name, {}), **values}
+        return found
+
+    def offline(self, name: str, **spec: Any) -> Document:
+        """A request that AI Configurator answers in seconds, and that is not applied."""
+        found = self.sample("profile_sla_aic_dgdr.yaml")
+        found["metadata"]["name"] = name
+        found["spec"] = {**found["spec"], "deploymentOverrides": {}, "autoApply": False, **spec}
+        return found
+
+    def until(self, name: str, state: str, reason: str = "", timeout_s: float = PATIENCE_S) -> Document:
+        """The request as soon as it is there, and `reason` the reason of one of its conditions."""
+
+        def holds(found: Document) -> bool:
+            status = found.get("status", {})
+            reasons = [condition["reason"] for condition in status.get("conditions", ())]
+            return status.get("state") == state and (not reason or reason in reasons)
+
+        return self.namespace.until(f"dgdr/{name}", holds, timeout_s)
+
+    def until_event(self, name: str, reason: str) -> str:
+        """What the Event of a request says."""
+        give_up_s = time.monotonic() + PATIENCE_S
+        while True:
+            events = self.namespace.get("events.events.k8s.io")["items"]
+            notes = [each["note"] for each in events if (each["regarding"].get("name"), each["reason"]) == (name, reason)]
+            if notes:
+                return str(notes[0])
+            assert time.monotonic() < give_up_s, f"no Event {reason} of {name}"
+            time.sleep(0.3)
+
+    def kill_reconciler(self) -> None:
+        self.namespace.kubectl("delete", "pods", "-l", "app.kubernetes.io/component=reconcile-requests", "--grace-period=0", "--force")
+
+    def replicas(self, graph: str) -> dict[str, int]:
+        """Of workers, by the name of their Deployment."""
+        deployments = self.namespace.get("deployments")["items"]
+        counts = {each["metadata"]["name"]: int(each["spec"]["replicas"]) for each in deployments}
+        return {name: count for name, count in counts.items() if name.startswith(f"{graph}-") and not name.endswith(("-frontend", "-planner"))}
+
+    @contextlib.contextmanager
+    def forwarded(self, target: str) -> Iterator[str]:
+        """A URL that leads to port 8000 of `target`."""
+        command = ["kubectl", f"--namespace={self.namespace.name}", "port-forward", target, ":8000"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                port = re.search(r"127\.0\.0\.1:(\d+)", line)
+                assert port, line
+                yield f"http://127.0.0.1:{port[1]}"
+            finally:
+                process.kill()
+
+    def left(self, *names: str) -> list[str]:
+        """Jobs, ConfigMaps and pods that belong to requests of these names."""
+        kinds = "jobs,configmaps,pods,dynamographdeployments"
+        return [
+            found
+            for name in names
+            for found in self.namespace.kubectl("get", kinds, "-l", f"dgdr.nvidia.com/name={name}", "--output=name", "--ignore-not-found").split()
+        ]
+
+
+def gone(cluster: Namespace) -> None:
+    """What is not in a namespace."""
+    cluster.kubectl("delete", DEFINITION, f"clusterrolebinding/{CLUSTER_WIDE}", f"clusterrole/{CLUSTER_WIDE}", "--ignore-not-found")
+
+
+@pytest.fixture(scope="module")
+def engine_args() -> str:
+    """Slow enough for a small machine to load more than one."""
+    return f"--model-error {(SLOWER - 1) * 100}"
+
+
+@pytest.fixture(scope="module")
+def requests(
+    cluster: Namespace, dynamo: Path, module_namespace: Namespace, image: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Requests]:
+    made = Requests(module_namespace, image)
+    made.install(tmp_path_factory.mktemp("requests"))
+    made.prometheus("vllm-disagg")
+    yield made
+    gone(cluster)
+
+
+def quick(requests: Requests, file: str, gpus: dict[str, int]) -> Document:
+    """An online sample that measures few points of a slow engine."""
+    return requests.sample(
+        file,
+        sla={"isl": 600, "osl": 150, "ttft": 200 * SLOWER, "itl": 20 * SLOWER},
+        hardware=gpus,
+        engine={"max_context_length": 2048},
+        sweep={"prefill_interpolation_granularity": 4, "decode_interpolation_granularity": 5},
+        planner=PLANNED_SOON,
+    )
+
+
+def test_without_the_operator_it_waits_and_says_so(cluster: Namespace, namespace: Namespace, image: Callable[[str], str], tmp_path: Path) -> None:
+    """First, while there is no stand-in of it."""
+    requests = Requests(namespace, image)
+    requests.install(tmp_path)
+    try:
+        namespace.apply(requests.sample("profile_sla_dgdr.yaml"))
+        found = requests.until("sla-online", "Pending", "DeploymentAPIMissing")
+        assert "install the Dynamo operator" in found["status"]["message"]
+        assert namespace.get("jobs")["items"] == []
+    finally:
+        gone(cluster)
+
+
+def test_the_online_sample_ends_as_a_model_that_is_served_and_scaled(requests: Requests) -> None:
+    """TP 1 and 2 are measured. The reconciler is killed once while it profiles and once while it deploys."""
+    namespace = requests.namespace
+    begun_s = time.monotonic()
+    namespace.apply(quick(requests, "profile_sla_dgdr.yaml", {"max_num_gpus_per_engine": 2}))
+    requests.until("sla-online", "Profiling")
+    requests.kill_reconciler()
+    said = namespace.refused("patch", "dgdr", "sla-online", "--type=merge", "--patch", '{"spec":{"model":"another/model"}}')
+    assert "profiling" in said.lower(), said
+    seen = namespace.until("dgdr/sla-online", lambda found: found["status"].get("progress", {}).get("point"), ONLINE_LIMIT_S)["status"]
+    assert seen["progress"]["points"] >= seen["progress"]["point"] >= 1
+    assert seen["profilingPhase"].startswith("Sweeping")
+    requests.until("sla-online", "Deploying", timeout_s=ONLINE_LIMIT_S)
+    requests.kill_reconciler()
+    found = requests.until("sla-online", "Ready", timeout_s=ONLINE_LIMIT_S)
+    assert time.monotonic() - begun_s < ONLINE_LIMIT_S
+    assert found["status"]["phase"] == "Deployed"
+    assert len(namespace.get("jobs")["items"]) == 1
+    listed = namespace.kubectl("get", "dgdr", "sla-online").splitlines()
+    assert re.split(r"\s{2,}", listed[0].strip())[:5] == ["NAME", "MODEL", "BACKEND", "STATE", "DGD-STATE"]
+    assert re.search(r"Qwen/Qwen3-0\.6B\s+vllm\s+Ready\s+successful", listed[1])
+    for reason in ("Initialized", "ProfilingJobCreated", "SpecGenerated", "DeploymentCreated", "DeploymentReady"):
+        requests.until_event("sla-online", reason)
+
+    path = f"/api/v1/namespaces/{namespace.name}/services/vllm-disagg-frontend:8000/proxy/v1/models"
+    assert "Qwen/Qwen3-0.6B" in namespace.kubectl("get", "--raw", path)
+    log = namespace.logs("deployment/vllm-disagg-planner")
+    assert "New adjustment interval started!" in log
+    before = requests.replicas("vllm-disagg")
+    assert list(before.values()) == [1, 1]
+    load = [str(Path(sys.executable).parent / "sla-planner"), "load-test", "--model", "Qwen/Qwen3-0.6B", *LOADED]
+    with requests.forwarded("service/vllm-disagg-frontend") as url:
+        subprocess.run([*load, "--url", url], check=True, capture_output=True)
+    log = namespace.logs("deployment/vllm-disagg-planner")
+    assert re.search(r"Scaling (prefill|decode) workers: 1 -> [2-9] \(.+\)", log), log[-4000:]
+
+
+def test_a_deployment_that_is_deleted_is_told_and_not_made_again(requests: Requests) -> None:
+    """Of the request before; what it made of it goes with the request."""
+    namespace = requests.namespace
+    namespace.kubectl("delete", "dynamographdeployment", "vllm-disagg")
+    requests.until("sla-online", "DeploymentDeleted")
+    requests.until_event("sla-online", "DeploymentDeleted")
+    requests.kill_reconciler()
+    namespace.wait("deployment/reconcile-requests", "condition=Available")
+    assert "vllm-disagg" not in namespace.kubectl("get", "dynamographdeployments", "--output=name")
+    namespace.kubectl("delete", "dgdr", "sla-online")
+    for found in requests.left("sla-online"):
+        namespace.wait(found, "delete")
+
+
+def test_the_sample_with_experts(requests: Requests) -> None:
+    """On two GPUs: TEP for prefill, DEP for decode."""
+    namespace = requests.namespace
+    namespace.apply(quick(requests, "profile_sla_moe_dgdr.yaml", {"min_num_gpus_per_engine": 2, "max_num_gpus_per_engine": 2}))
+    found = requests.until("sla-moe", "Ready", timeout_s=ONLINE_LIMIT_S)
+    assert re.search(r"prefill on TEP:?2, decode on DEP:?2", json.dumps(found["status"]["conditions"]))
+    namespace.kubectl("delete", "dgdr/sla-moe", "dynamographdeployment/sglang-disagg")
+
+
+def test_what_goes_wrong_ends_in_a_state_an_event_and_nothing_left(requests: Requests) -> None:
+    """Many requests at once, each with a fault of its own."""
+    namespace = requests.namespace
+    lonely = requests.offline("no-image")
+    lonely["spec"]["profilingConfig"]["profilerImage"] = "localhost/nowhere:1"
+    fails = requests.offline("fails")
+    fails["spec"]["profilingConfig"]["config"]["sweep"]["aic_hf_id"] = "nobody/has-this"
+    impossible = requests.offline("impossible")
+    impossible["spec"]["profilingConfig"]["config"]["sla"] |= {"ttft": 1, "itl": 1}
+    wrong = requests.offline("wrong")
+    wrong["spec"]["profilingConfig"]["config"]["planner"] = {"planner_min_endpoints": 2}
+    large = requests.sample("profile_sla_dgdr.yaml", hardware={"min_num_gpus_per_engine": 64, "max_num_gpus_per_engine": 64})
+    large["metadata"]["name"] = "large"
+    keyless = requests.offline("keyless")
+    keyless["spec"]["profilingConfig"]["configMapRef"] = {"name": "mine", "key": "disagg.yaml"}
+    namespace.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}, "data": {"other.yaml": ""}})
+    namespace.apply(*[lonely, fails, impossible, wrong, large, keyless])
+
+    said = {}
+    for name, state, reason in (
+        ("wrong", "Failed", "ValidationFailed"),
+        ("large", "Pending", "GPUsMissing"),
+        ("keyless", "Pending", "BaseManifestMissing"),
+        ("fails", "Failed", "AIConfiguratorFailed"),
+        ("impossible", "Failed", "SLAInfeasible"),
+        ("no-image", "Failed", "ImagePullFailed"),
+    ):
+        said[name] = requests.until(name, state, reason)["status"]["message"]
+        requests.until_event(name, reason)
+    assert "min_endpoint" in said["wrong"]
+    assert "an engine needs 64 GPUs" in said["large"]
+    assert "has no key disagg.yaml, its keys: other.yaml" in said["keyless"]
+    assert "nobody/has-this" in said["fails"]
+    assert "nothing was relaxed" in said["impossible"]
+    assert "localhost/nowhere:1" in said["no-image"]
+    namespace.wait("job/profile-no-image", "delete")
+
+    base = (ROOT / "scripts/sla_planner/graphs/trtllm/disagg.yaml").read_text()
+    namespace.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}, "data": {"disagg.yaml": base}})
+    found = requests.until("keyless", "Ready")  # by itself; autoApply is false
+    assert found["status"]["phase"] == "Ready"
+    assert namespace.kubectl("get", "dynamographdeployments", "--output=name") == ""
+
+    graph = namespace.kubectl("get", "dgdr", "keyless", "-o", "jsonpath={.status.generatedDeployment}")
+    namespace.kubectl("apply", "-f", "-", input=graph)
+    namespace.until("dgdr/keyless", lambda found: found["status"]["phase"] == "Deployed")
+    names = ("wrong", "large", "keyless", "fails", "impossible", "no-image")
+    namespace.kubectl("delete", "dgdr", *names)
+    for found in requests.left(*names):
+        if not found.startswith(("dynamographdeployment", "configmap/planner-profile-data-keyless")):
+            namespace.wait(found, "delete")
+    assert sorted(requests.left(*names)) == ["configmap/planner-profile-data-keyless", "dynamographdeployment.nvidia.com/keyless"]
+    namespace.kubectl("delete", "dynamographdeployment", "keyless")
+    namespace.wait("configmap/planner-profile-data-keyless", "delete")  # nobody owns it any more
+
+
+def test_a_request_that_is_deleted_while_it_profiles_takes_engines_along(requests: Requests) -> None:
+    namespace = requests.namespace
+    namespace.apply(quick(requests, "profile_sla_dgdr.yaml", {"max_num_gpus_per_engine": 1}))
+    namespace.until("job/profile-sla-online", lambda found: found.get("status", {}).get("ready"), ONLINE_LIMIT_S)
+    give_up_s = time.monotonic() + PATIENCE_S
+    while not namespace.get("dynamographdeployments")["items"]:
+        assert time.monotonic() < give_up_s, "no engine was started"
+        time.sleep(0.3)
+    namespace.kubectl("delete", "dgdr", "sla-online")
+    namespace.wait("job/profile-sla-online", "delete")
+    for found in namespace.kubectl("get", "dynamographdeployments", "--output=name").split():
+        namespace.wait(found, "delete")
+    assert requests.left("sla-online") == []
+
+
+def test_the_guide(requests: Requests, namespace: Namespace, image: Callable[[str], str], tmp_path: Path) -> None:
+    """Its blocks in their order, in one shell. Last: what it removes is the resource itself."""
+    clone, here = checked_out(tmp_path / "clone"), Requests(namespace, image)
+    here.prometheus("trtllm-disagg")  # a cluster has one; a planner that reaches none is not ready
+    registry, _, rest = image("planner").rpartition("/planner")
+    text = (ROOT / "jobs/reconcile-requests/README.md").read_text()
+    mine = f"NAMESPACE={namespace.name} REGISTRY={registry} TAG={rest.lstrip(':')}"
+    chosen = {
+        "NAMESPACE=your-namespace REGISTRY=registry.example.com/team TAG=0.1.0": mine,
+        "http://prometheus-kube-prometheus-prometheus.monitoring:9090": "http://prometheus:9090",
+    }
+    install, ask, watch, use, look, remove = changed("\0".join(CLUSTER_BLOCK.findall(text)), chosen).split("\0")
+    sample = clone / "manifests/requests/profile_sla_aic_dgdr.yaml"
+    sample.write_text(changed(sample.read_text(), {"sla-planner/profile-sweep:0.1.0": image("profile-sweep")}))
+    shell = Shell(clone, tmp_path / "transcript")
+    try:
+        shell.run(install)
+        begun_s = time.monotonic()
+        shell.run(ask)
+        here.until("sla-aic", "Deploying", timeout_s=OFFLINE_LIMIT_S)
+        assert time.monotonic() - begun_s < OFFLINE_LIMIT_S
+        said = shell.run(watch)
+        assert "ProfilingJobCreated" in said
+        assert "Suggested prefill TP:" in said
+        said = shell.run(use)
+        assert "trtllm-disagg-frontend" in said
+        assert "Qwen/Qwen3-32B" in said
+        said = shell.run(look)
+        assert "config_with_planner.yaml" in said
+        assert "slaplanner.io/profile-digest" in said
+        assert json.loads((clone / "my-dgd.yaml").read_text())["metadata"]["labels"]["dgdr.nvidia.com/name"] == "sla-aic"
+        shell.run(remove)
+    finally:
+        shell.close()
+    kinds = "deployments,jobs,cronjobs,services,configmaps,persistentvolumeclaims,serviceaccounts,roles,rolebindings,networkpolicies,leases"
+    kept = {"configmap/kube-root-ca.crt", "serviceaccount/default", "deployment.apps/prometheus", "service/prometheus", "configmap/prometheus"}
+    give_up_s = time.monotonic() + PATIENCE_S
+    while left := set(namespace.kubectl("get", f"{kinds},dynamographdeployments", "--output=name").split()) - kept:
+        assert time.monotonic() < give_up_s, left
+        time.sleep(0.3)
