@@ -1,6 +1,6 @@
 """The committed graphs, applied by an operator: every pod that they promise serves, and the planner sees and decides.
 
-Images are those of this cluster. The graphs of single backends take their profile from the image instead of a volume, as values of the template.
+A graph's name and that of its namespace are one label together, so the tests have short names. Images are those of this cluster. The graphs of single backends take their profile from the image instead of a volume, as values of the template.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def pods_of(namespace: Namespace) -> set[str]:
 
 
 @pytest.mark.usefixtures("dynamo")
-def test_the_demonstration_with_limits_of_its_own(installed: Namespace, image: Callable[[str], str]) -> None:
+def test_demonstration(installed: Namespace, image: Callable[[str], str]) -> None:
     """sla-planner.yaml as it is: every 60 s, ARIMA, TTFT 2000 ms, ITL 100 ms, 1 to 5 prefill and 2 to 8 decode workers."""
     text = in_words_of((ROOT / "manifests" / "graphs" / "sla-planner.yaml").read_text(), image)
     installed.apply(text)
@@ -93,7 +93,7 @@ def test_the_demonstration_with_limits_of_its_own(installed: Namespace, image: C
 
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize("backend", ["sglang", "trtllm"])
-def test_a_graph_of_another_backend(installed: Namespace, image: Callable[[str], str], backend: str) -> None:
+def test_backend(installed: Namespace, image: Callable[[str], str], backend: str) -> None:
     installed.apply(in_words_of(rendered(backend), image))
     workers = tuple(name for name in services(backend) if name not in ("frontend", "planner"))
     said = serves(installed, f"{backend}-disagg-planner", image, workers=workers)
