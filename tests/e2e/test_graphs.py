@@ -1,6 +1,7 @@
 """The committed graphs, applied by an operator: every pod that they promise serves, and the planner sees and decides.
 
-A graph's name and that of its namespace are one label together, so the tests have short names. Images are those of this cluster. The graphs of single backends take their profile from the image instead of a volume, as values of the template.
+Images are those of this cluster. The graphs of single backends take their profile from the image instead of a volume, as values of the template.
+The names of a graph and of its namespace make one label together, so the tests have short names.
 """
 
 from __future__ import annotations
