@@ -282,7 +282,7 @@ FAULTS = {
         *("targets", '"nowhere" not found', "get deployments,statefulsets"),
         flags=("--prefill-target", "deployment/nowhere", "--decode-target", "deployment/decode"),
     ),
-    "no profile": Fault("profile", "cannot be used", ". jobs/env.sh", flags=("--profile-results-dir", NOWHERE)),
+    "no profile": Fault("profile", "cannot be used", "create job sweep-1 --from=cronjob/profile-sweep", flags=("--profile-results-dir", NOWHERE)),
 }
 
 

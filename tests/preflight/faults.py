@@ -195,7 +195,7 @@ FAULTS = {
         large_workers, "gpus", "needs 16 GPUs, the largest node has 8", f"{K} edit dynamographdeployment/{GRAPH}", "gpus", "profile-mapping"
     ),
     "GPUs without a label": warning(
-        lambda it: it.put(node("gpu-1", product=""), namespace=""), "gpu-labels", "1 of 2 nodes", "kubectl label node gpu-1 nvidia.com/gpu.product="
+        lambda it: it.put(node("gpu-1", product=""), namespace=""), "gpu-labels", "gpu-1 (1 of 2)", "kubectl label node gpu-1 nvidia.com/gpu.product="
     ),
     "two kinds of GPUs": warning(
         lambda it: it.put(node("gpu-1", product="NVIDIA-L40S"), namespace=""), "gpu-labels", "NVIDIA-H200, NVIDIA-L40S", "kubectl get nodes"
@@ -261,7 +261,7 @@ FAULTS = {
         lambda it: it.drop("configmaps", "planner-profile-data"),
         "config-maps",
         "planner-profile-data, which is not there yet",
-        ". jobs/env.sh",
+        f"{K} create job sweep-1",
         "profile",
     ),
     "Pod Security refuses": problem(
@@ -356,23 +356,23 @@ FAULTS = {
         scaled_by("kubectl-edit"), "other-writer", "kubectl-edit has set the replicas", f"{K} get dynamographdeployment/{GRAPH}"
     ),
     "an engine that is not the profile's": problem(
-        started_with(2, 2), "profile-mapping", "a prefill worker of", ". jobs/env.sh && envsubst < jobs/profile-sweep/job.yaml", "profile-mapping"
+        started_with(2, 2), "profile-mapping", "a prefill worker of", f"{K} create job sweep-1", "profile-mapping"
     ),
     "an engine that cannot start": problem(
-        started_with(2, 1), "tensor-parallel", "started with TP 2 and has 1 GPU", f"{K} edit dynamographdeployment", "profile-mapping"
+        started_with(2, 1), "tensor-parallel", "started with TP 2 and has 1 GPU", f"{K} edit dynamographdeployment"
     ),
     "the profile of another model": problem(
         services(other_model),
         "profile-model",
         "serves Qwen/Qwen3-32B for prefill, the profile is of Qwen/Qwen3-0.6B",
-        ". jobs/env.sh",
+        f"{K} create job sweep-1",
         "profile-model",
     ),
     "a damaged profile": problem(
         lambda it: it.edit("configmaps", "planner-profile-data", lambda found: found.update(data={"profile.json": "{"})),
         "profile",
         "cannot be used",
-        ". jobs",
+        f"{K} create job sweep-1",
     ),
     # the planner
     "settings that do not load": problem(settings(lambda text: text + "tpot: 3\n"), "settings", "unknown key", "kubectl apply -k YOUR_OVERLAY"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from sla_planner.preflight.facts import Facts, TargetFacts, Unread
+from sla_planner.preflight.facts import Facts, RoleFacts, TargetFacts, Unread
 from sla_planner.preflight.finding import Area, Check, Finding
 
 OLDEST_MINOR, NEWEST_MINOR = 31, 37  # 1.31: podFailurePolicy of our Jobs is stable; 1.37: the newest that the manifests are checked against
@@ -42,7 +42,7 @@ def check_version(facts: Facts) -> Iterator[Finding]:
             f"Kubernetes {version} is older than 1.{OLDEST_MINOR}", why, "kubectl version    # then upgrade the control plane and the nodes"
         )
     elif int(found[1]) > NEWEST_MINOR:
-        why = f"the manifests are checked against 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}; a field may be gone"
+        why = f"the manifests are checked against Kubernetes up to 1.{NEWEST_MINOR}; a field may be gone"
         yield VERSION.warning(f"Kubernetes {version} is newer than 1.{NEWEST_MINOR}", why, "kubectl apply -k . --dry-run=server --warnings-as-errors")
     else:
         yield VERSION.ok(f"Kubernetes {version}")
@@ -127,7 +127,7 @@ def check_operator(facts: Facts) -> Iterator[Finding]:
         yield OPERATOR.problem(
             f"Dynamo's operator {first.namespace}/{first.name} has no ready pod",
             "nobody turns DynamoGraphDeployments into workers",
-            f"kubectl -n {first.namespace} describe deployment/{first.name}; kubectl -n {first.namespace} logs deployment/{first.name}",
+            f"kubectl -n {first.namespace} describe deployment/{first.name}\nkubectl -n {first.namespace} logs deployment/{first.name}",
         )
     else:
         names = ", ".join(f"{each.namespace}/{each.name}" for each in operators if each.ready)
@@ -166,10 +166,11 @@ def check_gpus(facts: Facts) -> Iterator[Finding]:
         fix = f"{show}    # none? install NVIDIA's GPU operator, or its device plugin"
         yield GPUS.problem("no ready node has allocatable nvidia.com/gpu", why, fix)
         return
-    for target, holder, gpus in needs:
+    for target, role, gpus in needs:
         if gpus > largest:
+            holder = role.holder
             yield GPUS.problem(
-                f"target {target}: a pod of {holder} needs {gpus} GPUs, the largest node has {largest}",
+                f"target {target}: a pod of a {role.role} worker of {holder} needs {gpus} GPUs, the largest node has {largest}",
                 "it can never be placed",
                 f"{facts.kubectl} edit {holder}    # fewer GPUs in a pod, or more pods in a worker",
             )
@@ -181,13 +182,13 @@ def check_gpus(facts: Facts) -> Iterator[Finding]:
         yield GPUS.ok(f"{free} of {total} GPUs are free, on {len(nodes)} nodes of at most {largest}")
 
 
-def _pod_gpus(targets: tuple[TargetFacts, ...]) -> Iterator[tuple[str, str, int]]:
-    """(target, holder, GPUs of one pod) of workers that ask for any."""
+def _pod_gpus(targets: tuple[TargetFacts, ...]) -> Iterator[tuple[str, RoleFacts, int]]:
+    """(target, role, GPUs of one pod) of workers that ask for any."""
     for target in targets:
         if isinstance(target.roles, tuple):
             for role in target.roles:
                 if role.gpus:
-                    yield target.name, role.holder, -(-role.gpus // max(role.pods, 1))
+                    yield target.name, role, -(-role.gpus // max(role.pods, 1))
 
 
 def check_gpu_labels(facts: Facts) -> Iterator[Finding]:
@@ -200,7 +201,8 @@ def check_gpu_labels(facts: Facts) -> Iterator[Finding]:
     if bare:
         why = "requests that do not name their hardware cannot find it out, and a profile cannot be compared with the GPU that it is used on"
         fix = f"kubectl label node {bare[0]} nvidia.com/gpu.product=NVIDIA-H200    # what it is; GPU feature discovery does it for all nodes"
-        yield GPU_LABELS.warning(f"{len(bare)} of {len(nodes)} nodes with GPUs have no label nvidia.com/gpu.product: {', '.join(bare[:3])}", why, fix)
+        what = f"nodes with GPUs and no label nvidia.com/gpu.product: {', '.join(bare[:3])} ({len(bare)} of {len(nodes)})"
+        yield GPU_LABELS.warning(what, why, fix)
     elif len(kinds) > 1:
         why = "a profile is of one kind of GPU; workers on another are slower or faster than the planner thinks"
         fix = f"kubectl get nodes -L nvidia.com/gpu.product    # then pin the workers: nodeSelector {{nvidia.com/gpu.product: {kinds[0]}}}"

@@ -29,6 +29,12 @@ CONFIG_MAPS = Check("config-maps", Area.NAMESPACE)
 PODS = Check("pods", Area.NAMESPACE)
 REFUSED = Check("refused-pods", Area.NAMESPACE)
 
+
+def measure_command(namespace: str) -> str:
+    """What makes a profile."""
+    return f"kubectl -n {namespace} create job sweep-1 --from=cronjob/profile-sweep    # what it measures: jobs/profile-sweep/README.md"
+
+
 _REMEDIES = {  # by kind of a pod's trouble
     "image": "{kubectl} describe pod {pod}    # correct the image's name, or make the pull secret that its manifest names",
     "not placed": "{kubectl} describe pod {pod}    # the scheduler's words; give it a node, or ask for less",
@@ -266,7 +272,7 @@ def _missing_secret(facts: Facts, check: Check, use: Use) -> Finding:
     if _is_token(use):
         fix = f"{make} generic {use.name} --from-literal={use.key or HF_TOKEN}=YOUR_TOKEN"
         if use.optional:
-            return check.warning(what, "gated models cannot be downloaded; public ones can, slowly", fix)
+            return check.warning(what, "gated models cannot be downloaded; public ones can", fix)
         return check.problem(what, "the containers that need it do not start (CreateContainerConfigError)", fix)
     if use.optional:
         return check.ok(f"{use.by} can do without the Secret {use.name}, which is not there")
@@ -288,7 +294,7 @@ def check_config_maps(facts: Facts) -> Iterator[Finding]:
             yield CONFIG_MAPS.problem(what, "its pods stay in ContainerCreating and log nothing", f"kubectl apply -k . -n {facts.namespace.name}")
         elif use.name == "planner-profile-data":
             why = "the planner needs a profile of the engine and ends without one"
-            fix = ". jobs/env.sh && envsubst < jobs/profile-sweep/job.yaml | kubectl apply -f -    # measures, and publishes it under this name"
+            fix = measure_command(facts.namespace.name)
             yield CONFIG_MAPS.warning(f"{use.by} mounts the profile from the ConfigMap {use.name}, which is not there yet", why, fix)
     if known:
         yield CONFIG_MAPS.ok(f"there: {', '.join(f'ConfigMap {name}' for name in dict.fromkeys(known))}")

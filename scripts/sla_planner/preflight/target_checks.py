@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sla_planner.preflight.facts import Document, Documents, Facts, ProfileFacts, RoleFacts, TargetFacts, Unread, Wrong
 from sla_planner.preflight.finding import Area, Check, Finding
+from sla_planner.preflight.namespace_checks import measure_command
 
 OURS = "sla-planner"
 GITOPS = ("argocd", "argo-cd", "flux", "kustomize-controller", "helm-controller")
@@ -128,7 +129,7 @@ def _owned(facts: Facts, target: TargetFacts, roles: tuple[RoleFacts, ...]) -> I
 
 def _profile(target: TargetFacts) -> Iterator[Finding]:
     profile = target.profile
-    measure = ". jobs/env.sh && envsubst < jobs/profile-sweep/job.yaml | kubectl apply -f -"
+    measure = measure_command(target.namespace)
     if profile is None:
         return
     if isinstance(profile, Unread):
@@ -136,7 +137,7 @@ def _profile(target: TargetFacts) -> Iterator[Finding]:
         return
     if isinstance(profile, Wrong):
         what = f"target {target.name}: the profile {profile.what}"
-        yield PROFILE.problem(what, "the planner does not start without one", f"{measure}    # {profile.hint or 'measures the engine'}")
+        yield PROFILE.problem(what, "the planner does not start without one", measure + (f"\n# {profile.hint}" if profile.hint else ""))
         return
     yield PROFILE.ok(f"target {target.name}: a profile of {profile.model or 'an unnamed model'} in {profile.place}")
     if isinstance(target.roles, tuple):
@@ -147,20 +148,24 @@ def _profile(target: TargetFacts) -> Iterator[Finding]:
 def _compared(target: TargetFacts, role: RoleFacts, profile: ProfileFacts, measure: str) -> Iterator[Finding]:
     gpus, tp = (profile.prefill_gpus, profile.prefill_tp) if role.role == "prefill" else (profile.decode_gpus, profile.decode_tp)
     edit = f"{_kubectl(target)} edit {role.holder}"
-    if role.gpus and role.tp and role.gpus % role.tp:
-        what = f"target {target.name}: a {role.role} worker of {role.holder} is started with TP {role.tp} and has {role.gpus} GPUs"
+    if broken := bool(role.gpus and role.tp and role.gpus % role.tp):
+        what = f"target {target.name}: a {role.role} worker of {role.holder} is started with TP {role.tp} and has {role.gpus} GPU{plural(role.gpus)}"
         yield PARALLEL.problem(what, "the engine does not start, or leaves GPUs idle", f"{edit}    # make the two agree")
     if role.gpus and role.gpus != gpus:
-        what = f"target {target.name}: a {role.role} worker of {role.holder} has {role.gpus} GPUs, the profile's pick has {gpus}"
-        yield MAPPING.problem(what, _ANOTHER_ENGINE, f"{measure}    # measures this engine; or deploy the one that was measured: {edit}")
-    elif role.tp and role.tp != tp:
+        what = f"target {target.name}: a {role.role} worker of {role.holder} has {role.gpus} GPU{plural(role.gpus)}, the profile's pick has {gpus}"
+        yield MAPPING.problem(what, _ANOTHER_ENGINE, f"{measure}\n# or deploy the engine that was measured: {edit}")
+    elif role.tp and role.tp != tp and not broken:
         what = f"target {target.name}: a {role.role} worker of {role.holder} is started with TP {role.tp}, the profile's pick is TP {tp}"
-        yield MAPPING.problem(what, _ANOTHER_ENGINE, f"{measure}    # or deploy what was measured: {edit}")
-    elif role.gpus:
-        yield MAPPING.ok(f"target {target.name}: {role.role} workers have the profile's {gpus} GPU{'s' if gpus > 1 else ''}")
+        yield MAPPING.problem(what, _ANOTHER_ENGINE, f"{measure}\n# or deploy the engine that was measured: {edit}")
+    elif role.gpus and not broken:
+        yield MAPPING.ok(f"target {target.name}: {role.role} workers have the profile's {gpus} GPU{plural(gpus)}")
     if role.model and profile.model and not _same_model(role.model, profile.model):
         what = f"target {target.name}: {role.holder} serves {role.model} for {role.role}, the profile is of {profile.model}"
-        yield PROFILED_MODEL.problem(what, _ANOTHER_ENGINE, f"{measure}    # measures this model")
+        yield PROFILED_MODEL.problem(what, _ANOTHER_ENGINE, measure)
+
+
+def plural(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def _same_model(served: str, profiled: str) -> bool:

@@ -113,7 +113,7 @@ def _nothing_scraped(facts: Facts, target: TargetFacts, traffic: TrafficFacts) -
     what += f" in Prometheus, which scrapes {traffic.scraped} servers, none of them the frontend"
     fix = (
         "kubectl get podmonitors,servicemonitors --all-namespaces    # of Prometheus' operator: one must select the frontend\n"
-        f"# without it: add the jobs of manifests/prometheus/scrape.yaml to prometheus.yml; with other metric names {SET} metrics"
+        "# without it: add the jobs of manifests/prometheus/scrape.yaml to prometheus.yml; with other metric names: `metrics` in planner.yaml"
     )
     return SCRAPED.problem(what, why, fix)
 
