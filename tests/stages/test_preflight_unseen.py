@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.manifests.objects import ROOT
 from tests.preflight.faults import claim, settings
 from tests.preflight.installation import GRAPH, HERE
 from tests.preflight.looking import grave, looker, named_by_kubeconfig, unseen
@@ -196,3 +197,40 @@ def test_a_prometheus_that_is_named_is_looked_at_in_place_of_the_planners(cluste
     assert (code, told["check"]) == (0, "network-policy")  # of the port that the planner connects to, which this policy does not know
     assert "port 9090" in told["what"]
     assert cluster.prometheus.url in next(each["what"] for each in findings if each["check"] == "metrics")
+
+
+# ---- what is scaled -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_services_with_scaling_adapters_are_looked_at_through_them(cluster, preflight):
+    def edited(found):
+        for service in ("prefill", "backend"):
+            found["spec"]["services"][service]["scalingAdapter"] = {"enabled": True}
+
+    cluster.edit("dynamographdeployments", GRAPH, edited)
+    for service in ("prefill", "backend"):
+        spec = {"replicas": 4, "dgdRef": {"name": GRAPH, "serviceName": service}}
+        kind = "DynamoGraphDeploymentScalingAdapter"
+        cluster.put({"apiVersion": "nvidia.com/v1alpha1", "kind": kind, "metadata": {"name": f"{GRAPH}-{service}"}, "spec": spec})
+    code, findings = preflight()
+    assert (code, grave(findings)) == (0, [])
+    (told,) = [each["what"] for each in findings if each["check"] == "targets"]
+    assert f"prefill 4 (dynamographdeploymentscalingadapter/{GRAPH}-prefill)" in told
+    cluster.edit("roles", "planner", lambda found: found["rules"][6].update(verbs=["get"]))
+    (told,) = grave(preflight()[1])
+    assert f"may not patch dynamographdeploymentscalingadapters.nvidia.com/scale {GRAPH}-prefill" in told["what"]
+
+
+def test_a_planner_that_reads_the_page_itself(cluster, preflight, page):
+    page.text = (ROOT / "tests/data/metrics/dynamo-frontend-1.6.1.txt").read_text()
+    port = int(page.url.split(":")[2].split("/")[0])
+    settings(lambda text: text.replace(f"prometheus_url: {cluster.prometheus.url}", f"scrape_url: {page.url}"))(cluster)
+    cluster.edit("networkpolicies", "planner", lambda found: found["spec"]["egress"][3]["ports"][0].update(port=port))
+    code, findings = preflight()
+    assert (code, grave(findings)) == (0, [])
+    assert next(each["what"] for each in findings if each["check"] == "metrics") == f"target default: the metrics page at {page.url} answers"
+    page.text = "up 1\n"
+    (told,) = grave(preflight()[1])
+    assert (told["check"], f"on {page.url}" in told["what"]) == ("scraped", True)
+    page.status = 500
+    assert preflight()[0] == 4
