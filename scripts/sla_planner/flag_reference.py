@@ -8,8 +8,8 @@ from pathlib import Path
 from sla_planner.atomic import write_text
 from sla_planner.config import ENV_PREFIX, Config, Entry, entries, section_of
 from sla_planner.planner_config import PlannerConfig
-from sla_planner.requests_config import RequestsConfig
 from sla_planner.preflight_config import PreflightConfig
+from sla_planner.requests_config import RequestsConfig
 from sla_planner.sweep_config import SweepConfig
 from sla_planner.volume_config import DownloadConfig, InjectConfig
 
