@@ -507,7 +507,7 @@ def test_killed_at_any_moment_the_next_one_goes_on(start, engine, tmp_path):
     state = tmp_path / "state.json"
     flags = ["--scrape-url", engine, "--virtual-target", f"file:{tmp_path / 'fleet.json'}", "--state", state, "--adjustment-interval", 0.01, *PROFILE]
     charged = 0.0
-    for _ in range(3):
+    for _ in range(2):
         planner = start("planner", *flags, "--log-format", "human")
         planner.line("No scaling needed")
         planner.kill()
