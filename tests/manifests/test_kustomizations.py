@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -235,6 +236,25 @@ def test_who_looks_out_of_the_namespace(tmp_path):
     for folder in OVERLAYS:
         used = any(looker in (folder / "kustomization.yaml").read_text() for looker in lookers)
         assert bool(cluster_wide & {each["kind"] for each in build(folder)}) == used
+
+
+def test_deployment_requests_once_a_minute_or_all_the_time(tmp_path):
+    resources = [os.path.relpath(ROOT / place, tmp_path.resolve()) for place in ("manifests/base", "jobs/reconcile-requests")]
+    periodic = overlay(tmp_path, "deployment-requests", params={"api-server-port": "16443"}, resources=resources)
+    cron_job = of_kind(periodic, "CronJob")["reconcile-requests"]
+    assert (cron_job["spec"]["suspend"], cron_job["spec"]["schedule"]) == (False, "* * * * *")
+    assert of_kind(periodic, "Deployment") == {}
+    assert ports(of_kind(periodic, "NetworkPolicy")["reconcile-requests"]) == {53, 443, 16443}
+
+    continuous = overlay(tmp_path, "deployment-requests", "deployment-requests-continuous", resources=resources)
+    assert "reconcile-requests" not in of_kind(continuous, "CronJob")
+    pods = [pod_template(found)["spec"] for found in (cron_job, of_kind(continuous, "Deployment")["reconcile-requests"])]
+    (once,), (always,) = (pod["containers"] for pod in pods)
+    assert [arg for arg in once["args"] if arg != "--once"] == always["args"][:-2]
+    assert always["args"][-2:] == ["--health-port", str(always["ports"][0]["containerPort"])]
+    for key in ("image", "env", "resources", "volumeMounts"):
+        assert once[key] == always[key]
+    assert pods[0]["volumes"] == pods[1]["volumes"]
 
 
 # ---- Argo CD ------------------------------------------------------------------------------------------------------------------------------

@@ -64,6 +64,12 @@ def test_the_sweep_reaches_engines_and_nobody_reaches_it():
     assert ingress(policy) == set()
 
 
+def test_the_reconciler_reaches_the_api_server_and_nobody_reaches_it():
+    policy = of_kind(build(ROOT / "manifests/overlays/deployment-requests"), "NetworkPolicy")["reconcile-requests"]
+    assert egress(policy) == DNS | API_SERVER
+    assert ingress(policy) == set()
+
+
 @pytest.mark.parametrize("stage", ["inject-config", "download-results"])
 def test_pods_with_the_volume_alone_talk_to_nobody(stage):
     policy = of_kind(build(ROOT), "NetworkPolicy")[stage]

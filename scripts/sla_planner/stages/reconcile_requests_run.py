@@ -225,7 +225,8 @@ class Loop:
                 self.agenda.done(name, None)  # the survey asks for it when it is our turn
                 continue
             look = _looked(self.reconciler, name)
-            self.agenda.done(name, None if look.gone else 0.0 if look.again_now else min(look.again_s, self.resync_s))
+            at_once = look.again_now and look.trouble is None
+            self.agenda.done(name, None if look.gone else 0.0 if at_once else min(look.again_s, self.resync_s))
 
     def _watch(self, what: str, watch: Callable[[], Iterator[tuple[str, Object]]], label: str) -> None:
         """`label`: has the name of the request. What may not be watched is found by the next survey."""
