@@ -258,7 +258,7 @@ FAULTS = {
         *("volume", "wants the storage class nowhere", "delete pvc planted"), claim(storageClassName="nowhere"), flags=("--pvc", "planted")
     ),
     "a pod that is refused": Fault("refused-pods", "violates PodSecurity", "kubectl label namespace", no_pod_for_a_job),
-    "an image that is nowhere": Fault("pods", "localhost/nowhere:1", "describe pod planted", image_that_is_nowhere),
+    "an image that is nowhere": Fault("pods", "localhost/nowhere:1", "describe pod planted", image_that_is_nowhere, code=0),
     "another autoscaler": Fault(
         *("other-autoscaler", "HorizontalPodAutoscaler planted scales deployment/prefill", "delete hpa planted"),
         object_of("autoscaling/v2", "HorizontalPodAutoscaler", **AUTOSCALER),

@@ -65,10 +65,11 @@ def quota(hard: str, used: str, resource: str) -> Change:
     return lambda cluster: cluster.put(found)
 
 
-def autoscaler(cluster: Installation) -> None:
-    reference = {"apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoGraphDeployment", "name": GRAPH}
-    found = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "by-cpu"}, "spec": {"scaleTargetRef": reference}}
-    cluster.put(found)
+def autoscaler_of(kind: str, name: str) -> Change:
+    spec = {"scaleTargetRef": {"apiVersion": "v1", "kind": kind, "name": name}}
+    return lambda cluster: cluster.put(
+        {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "by-cpu"}, "spec": spec}
+    )
 
 
 def scaled_object(cluster: Installation) -> None:
@@ -201,7 +202,7 @@ FAULTS = {
         lambda it: it.put(node("gpu-1", product="NVIDIA-L40S"), namespace=""), "gpu-labels", "NVIDIA-H200, NVIDIA-L40S", "kubectl get nodes"
     ),
     # the namespace
-    "a quota that is used up": problem(quota("8", "8", "requests.nvidia.com/gpu"), "quota", "8 of 8 are used", f"{K} edit resourcequota team"),
+    "a quota that is used up": warning(quota("8", "8", "requests.nvidia.com/gpu"), "quota", "8 of 8 are used", f"{K} edit resourcequota team"),
     "a quota on memory": problem(quota("1Gi", "960Mi", "limits.memory"), "quota", "too little limits.memory", f"{K} edit resourcequota team"),
     "a LimitRange above our pods": problem(
         lambda it: it.put(
@@ -347,7 +348,12 @@ FAULTS = {
         lambda it: it.edit("dynamographdeployments", GRAPH, lambda found: found["metadata"].update(annotations={"slaplanner.io/paused": "true"})),
         *("paused", "carries the annotation slaplanner.io/paused", f"{K} annotate dynamographdeployment {GRAPH} slaplanner.io/paused-"),
     ),
-    "an HPA on the same replicas": problem(autoscaler, "other-autoscaler", "HorizontalPodAutoscaler by-cpu scales", f"{K} delete hpa by-cpu"),
+    "an HPA on the same replicas": problem(
+        autoscaler_of("DynamoGraphDeployment", GRAPH), "other-autoscaler", "HorizontalPodAutoscaler by-cpu scales", f"{K} delete hpa by-cpu"
+    ),
+    "an HPA on what the operator makes": problem(
+        autoscaler_of("Deployment", f"{GRAPH}-prefill"), "other-autoscaler", "HorizontalPodAutoscaler by-cpu scales", f"{K} delete hpa by-cpu"
+    ),
     "KEDA on the same replicas": problem(scaled_object, "other-autoscaler", "KEDA ScaledObject by-queue scales", f"{K} delete scaledobject by-queue"),
     "Argo CD on the same replicas": problem(
         scaled_by("argocd-controller"), "gitops", "argocd-controller holds the replicas", "kubectl -n here get dynamo"

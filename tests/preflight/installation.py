@@ -268,7 +268,7 @@ def pod(name: str, *, waiting: str = "", message: str = "", unplaced: str = "", 
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "creationTimestamp": stamp(age_s)},
+        "metadata": {"name": name, "labels": {"nvidia.com/dynamo-graph-deployment-name": GRAPH}, "creationTimestamp": stamp(age_s)},
         "spec": {"containers": [{"name": "main"}]},
         "status": {"phase": "Pending", "conditions": conditions, "containerStatuses": [container] if waiting else []},
     }

@@ -266,7 +266,9 @@ def _pod_troubles(reader: Reader) -> tuple[PodTrouble, ...] | Unread:
     for pod in pods:
         trouble = keeps_from_running([pod], clues, gpu_wait_s=0.0)
         if trouble and trouble.patience_s <= age_s(pod["metadata"].get("creationTimestamp")):
-            found.append(PodTrouble(pod["metadata"]["name"], trouble.kind, trouble.what))
+            labels = labels_of(pod)
+            known = labels.get("app.kubernetes.io/name") == "sla-planner" or "nvidia.com/dynamo-graph-deployment-name" in labels
+            found.append(PodTrouble(pod["metadata"]["name"], trouble.kind, trouble.what, known))
     return tuple(found[:MOST_TOLD])
 
 

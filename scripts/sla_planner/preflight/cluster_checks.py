@@ -164,7 +164,7 @@ def check_gpus(facts: Facts) -> Iterator[Finding]:
         why = "workers that ask for nvidia.com/gpu stay Pending"
         show = "kubectl get nodes -o custom-columns=NAME:.metadata.name,GPUS:.status.allocatable.nvidia\\.com/gpu"
         fix = f"{show}    # none? install NVIDIA's GPU operator, or its device plugin"
-        yield GPUS.problem("no ready node has allocatable nvidia.com/gpu", why, fix)
+        yield (GPUS.problem if needs else GPUS.warning)("no ready node has allocatable nvidia.com/gpu", why, fix)
         return
     for target, role, gpus in needs:
         if gpus > largest:

@@ -113,11 +113,15 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class PodTrouble:
-    """What keeps a pod from running, in the words of the scheduler or the kubelet. `kind` as in `cluster/pod_trouble.py`."""
+    """What keeps a pod from running, in the words of the scheduler or the kubelet. `kind` as in `cluster/pod_trouble.py`.
+
+    `known`: the pod is one of SLA Planner's or of a graph, by its labels.
+    """
 
     pod: str
     kind: str
     what: str
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +196,8 @@ class RightsFacts:
 class RoleFacts:
     """Where the count of one role is kept. `holder`: as kubectl is told it, `deployment/prefill`; `owners`: field managers that hold the count.
 
-    `pods`, `gpus`: of one worker, `gpus` 0 = not said. `tp`, `model`: as the engine is started, None where that is not seen.
+    `made`: the Deployment that Dynamo's operator makes of it. `pods`, `gpus`: of one worker, `gpus` 0 = not said. `tp`, `model`: as the engine is
+    started, None where that is not seen.
     """
 
     role: str
@@ -202,6 +207,7 @@ class RoleFacts:
     replicas: int
     owners: tuple[str, ...] = ()
     paused_by: str = ""
+    made: str = ""
     pods: int = 1
     gpus: int = 0
     tp: int | None = None

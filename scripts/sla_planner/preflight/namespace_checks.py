@@ -12,6 +12,7 @@ from sla_planner.preflight.finding import Area, Check, Finding
 STAGE_ACCOUNTS = ("planner", "profile-sweep", "inject-config", "download-results")
 HF_TOKEN, HF_SECRET = "HF_TOKEN", "hf-token-secret"
 ENFORCE = "pod-security.kubernetes.io/enforce"
+GPU_QUOTA = "requests.nvidia.com/gpu"
 POD_MEMORY = Decimal(128 * 2**20)  # of the planner's pod: request and limit
 
 PLACE = Check("namespace", Area.NAMESPACE)
@@ -101,7 +102,7 @@ def check_quota(facts: Facts) -> Iterator[Finding]:
         yield QUOTA.unchecked("ResourceQuotas", quotas.because)
         return
     needs = {"pods": Decimal(1), "count/jobs.batch": Decimal(1), "requests.memory": POD_MEMORY, "limits.memory": POD_MEMORY}
-    needs |= {"requests.nvidia.com/gpu": Decimal(_gpus_of_a_worker(facts))}
+    needs |= {GPU_QUOTA: Decimal(_gpus_of_a_worker(facts))}
     clean = True
     for quota in quotas:
         status = quota.get("status") or {}
@@ -109,11 +110,12 @@ def check_quota(facts: Facts) -> Iterator[Finding]:
         for resource, needed in needs.items():
             if resource in hard and quantity(hard[resource]) - quantity(used.get(resource, "0")) < needed:
                 clean = False
-                yield QUOTA.problem(
-                    f"quota {_name(quota)} leaves too little {resource}: {used.get(resource, 0)} of {hard[resource]} are used",
-                    "the next worker, or the planner's own pod, is refused",
-                    f"{facts.kubectl} edit resourcequota {_name(quota)}    # raise {resource}",
-                )
+                what = f"quota {_name(quota)} leaves too little {resource}: {used.get(resource, 0)} of {hard[resource]} are used"
+                fix = f"{facts.kubectl} edit resourcequota {_name(quota)}    # raise {resource}"
+                if resource == GPU_QUOTA:
+                    yield QUOTA.warning(what, "the planner cannot scale up: the next worker is refused", fix)
+                else:
+                    yield QUOTA.problem(what, "the planner's own pod is refused, and so is the next worker", fix)
     if clean:
         yield QUOTA.ok("no quota is in the way" if quotas else "there is no quota")
 
@@ -306,9 +308,14 @@ def check_pods(facts: Facts) -> Iterator[Finding]:
     if isinstance(troubles, Unread):
         yield PODS.unchecked("pods that do not start", troubles.because)
         return
+    workers = tuple(f"{role.name}-" for target in facts.targets if isinstance(target.roles, tuple) for role in target.roles)
     for each in troubles:
+        what = f"pod {each.pod}: {each.what}"
         remedy = _REMEDIES.get(each.kind, "{kubectl} describe pod {pod}").format(kubectl=facts.kubectl, pod=each.pod)
-        yield PODS.problem(f"pod {each.pod}: {each.what}", "it does not serve, and what waits for it waits for ever", remedy)
+        if each.known or each.pod.startswith(workers):
+            yield PODS.problem(what, "it does not serve, and what waits for it waits for ever", remedy)
+        else:
+            yield PODS.warning(what, "it is none of SLA Planner's, as far as can be seen, but of this namespace", remedy)
     if not troubles:
         yield PODS.ok("no pod is in trouble")
 

@@ -89,7 +89,7 @@ def _scaling(documents: Documents, roles: tuple[RoleFacts, ...]) -> Iterator[tup
     for each in documents if isinstance(documents, tuple) else ():
         reference = (each.get("spec") or {}).get("scaleTargetRef") or {}
         for role in roles:
-            if (reference.get("kind", "Deployment"), reference.get("name")) == (role.kind, role.name):
+            if (reference.get("kind", "Deployment"), reference.get("name")) in ((role.kind, role.name), ("Deployment", role.made)):
                 yield each, role
                 break
 

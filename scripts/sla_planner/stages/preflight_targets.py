@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,7 +104,8 @@ def _graph_roles(api: KubernetesApi, name: str) -> Iterator[RoleFacts]:
     services = {service.name: service for service in read_services(unshared(graph))}
     for role, service in zip((Role.PREFILL, Role.DECODE), role_services(graph), strict=True):
         paths = ("spec", "services", service.name, "replicas"), ("spec", "components", {"name": service.name}, "replicas")
-        yield _role(role, seats[role], ("spec", "replicas"), *paths, container=services[service.name].container)
+        found = _role(role, seats[role], ("spec", "replicas"), *paths, container=services[service.name].container)
+        yield replace(found, made=f"{name}-{service.name.lower()}")
 
 
 def _pair_roles(api: KubernetesApi, config: TargetConfig) -> Iterator[RoleFacts]:
