@@ -328,7 +328,7 @@ def test_the_job_sees_what_its_role_allows(serving: Serving, image: Callable[[st
     assert "PROBLEM" not in log
     unseen = {line.split()[1] for line in log.splitlines() if line.startswith("? ")}
     assert unseen <= {"gpus", "operator", "request-definition", "model-token", "pull-secrets", "secrets"}, log
-    assert ended["message"].endswith("nothing is in the way")
+    assert ended["message"].endswith("nothing is in the way, as far as can be seen from here")
 
 
 def test_without_rights_it_says_what_it_may_not_see(serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

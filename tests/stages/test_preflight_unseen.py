@@ -179,6 +179,14 @@ def test_a_namespace_that_does_not_exist(cluster, preflight):
     assert {each["check"]: each["fix"] for each in grave(findings)}["namespace"] == "kubectl create namespace nowhere"
 
 
+def test_the_verdict_says_how_far_it_goes(cluster, capsys):
+    assert run(["preflight"]) == 0
+    assert capsys.readouterr().out.endswith(" ok: nothing is in the way\n")
+    cluster.deny("list", "nodes")
+    assert run(["preflight"]) == 0
+    assert capsys.readouterr().out.endswith("1 not checked, 38 ok: nothing is in the way, as far as can be seen from here\n")
+
+
 def test_the_report_ends_with_what_to_do(cluster, capsys):
     cluster.drop("configmaps", "sla-planner-status")
     assert run(["preflight"]) == 2

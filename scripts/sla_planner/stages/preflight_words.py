@@ -28,8 +28,9 @@ def report(findings: Sequence[Finding], place: str) -> str:
 
 def last_line(findings: Sequence[Finding]) -> str:
     """What it comes to, and what to do next."""
+    limited = any(each.severity is Severity.UNCHECKED for each in findings)
     nexts = {
-        0: "nothing is in the way" if any(each.severity is Severity.OK for each in findings) else "nothing was found out",
+        0: "nothing is in the way" + (", as far as can be seen from here" if limited else ""),
         2: "type the commands under `fix`, then run this again",
         4: "a server did not answer; run this again when it does",
     }
