@@ -10,12 +10,8 @@ import yaml
 from tests.stages.requests_place import GRAPHS, JOBS, MAPS, REQUESTS, Place, place
 
 from sla_planner.cli import run
-from sla_planner.cluster.api import KubernetesApi
 from sla_planner.engines.dgd_requests import base_manifest
-from sla_planner.requests_config import RequestsConfig
 from sla_planner.stages import reconcile_requests_one as stage
-from sla_planner.stages.reconcile_requests_one import open_reconciler
-from sla_planner.stages.reconcile_requests_run import _settled
 
 ONCE = ("reconcile-requests", "--once", "--log-format", "human")
 
@@ -98,6 +94,17 @@ class TestTheWay:
         assert once() == 0
         assert here.state() == "Ready/Deployed"
 
+    def test_a_request_of_the_other_shape(self, here):
+        spec = {"model": "Qwen/Qwen3-0.6B", "searchStrategy": "thorough", "image": "registry.example.com/profile-sweep:1"}
+        kind = {"apiVersion": "nvidia.com/v1beta1", "kind": "DynamoGraphDeploymentRequest"}
+        here.cluster.put({**kind, "metadata": {"name": "chat", "generation": 1}, "spec": spec})
+        assert once() == 0
+        here.profiled()
+        assert once() == 0
+        here.operator_says("successful")
+        assert once() == 0
+        assert here.state() == "Ready/Deployed"
+
     def test_offline_needs_no_gpus_of_its_own_and_finds_their_kind_on_the_nodes(self, here):
         begun(here, sweep={"use_ai_configurator": True}, enableGpuDiscovery=True)
         (container,) = here.found(JOBS, "profile-chat")["spec"]["template"]["spec"]["containers"]
@@ -144,6 +151,22 @@ class TestEnds:
         assert here.condition("Profiling")[1:] == ("SLAInfeasible", here.status()["message"])
         assert "the nearest is 24.1 ms on TP2" in here.status()["message"]
         assert here.cluster.names(GRAPHS) == []
+
+    def test_a_profile_that_no_config_map_holds(self, here):
+        """The sweep removes what it would have filled, and says so."""
+        begun(here)
+        here.cluster.drop(MAPS, "planner-profile-data-chat")
+        here.job_ends("Failed", code=2, message="the profile has 1,200,000 bytes, a ConfigMap holds 1,000,000; measure fewer points")
+        assert once() == 0
+        assert here.condition("Profiling")[1] == "ProfilingJobFailed"
+        assert "a ConfigMap holds 1,000,000" in here.status()["message"]
+
+    def test_a_job_that_somebody_deletes(self, here):
+        begun(here)
+        here.cluster.drop(JOBS, "profile-chat")
+        assert once() == 0
+        assert here.condition("Profiling")[1] == "ProfilingJobGone"
+        assert here.cluster.names(JOBS) == []
 
     def test_an_image_that_cannot_be_pulled_is_told_at_once_and_ends_it_after_a_while(self, here):
         begun(here)
@@ -323,180 +346,47 @@ class TestTwo:
         assert here.state() == "Profiling/Profiling"
 
 
-class TestRights:
-    """Missing one at a time: one line that names who may not do what, in the request where it can be written, else in the log."""
+class TestGone:
+    """A request that is deleted takes along what only it owns, and nothing is made for it again."""
 
-    @pytest.mark.parametrize(("verb", "resource"), [("create", MAPS), ("create", JOBS)])
-    def test_what_is_refused_before_the_job_is_told_and_taken_up_when_it_is_granted(self, here, capsys, verb, resource):
-        here.cluster.deny(verb, resource)
-        here.request()
-        for _ in range(2):
-            assert once() == 2
-            assert f"may not {verb} {resource} in namespace here" in here.status()["message"]
-            assert capsys.readouterr().err.rstrip().splitlines()[-1].startswith("error: request chat: ")
-        assert here.events().count("Refused") == 1
-        here.cluster.denied.clear()
+    @pytest.mark.parametrize("state", ["Pending", "Profiling", "Failed", "Ready"])
+    def test_in_any_state(self, here, state):
+        if state == "Pending":
+            here.cluster.drop("nodes", "a", namespace="")
+            here.request()
+            assert once() == 0
+        elif state == "Ready":
+            deployed(here)
+        else:
+            begun(here)
+            if state == "Failed":
+                here.job_ends("Failed", code=2, message="no")
+                assert once() == 0
+        assert here.status()["state"] == state
+        here.delete()
         assert once() == 0
-        assert here.state() == "Profiling/Profiling"
+        assert here.word.read_text() == "there are no requests"
+        kept = ["planner-profile-data-chat"] if state == "Ready" else []
+        assert (here.cluster.names(JOBS), here.cluster.names(MAPS), here.cluster.names(GRAPHS)) == ([], kept, ["chat"] if state == "Ready" else [])
 
-    @pytest.mark.parametrize(("verb", "resource"), [("create", GRAPHS), ("patch", MAPS)])
-    def test_what_is_refused_after_profiling(self, here, verb, resource):
-        begun(here)
-        here.profiled()
-        here.cluster.deny(verb, resource)
-        assert once() == 2
-        assert f"may not {verb} {resource}" in here.status()["message"]
-        assert here.cluster.names(GRAPHS) == []
-        here.cluster.denied.clear()
-        assert once() == 0
-        assert here.state() == "Deploying/Deploying"
-
-    @pytest.mark.parametrize(("verb", "resource"), [("get", JOBS), ("get", MAPS)])
-    def test_what_cannot_be_seen_is_waited_for(self, here, verb, resource):
-        here.cluster.deny(verb, resource)
+    def test_one_that_is_on_its_way_out_is_left_alone(self, here):
         here.request()
+        here.cluster.change(REQUESTS, "chat", lambda found: found["metadata"].update(deletionTimestamp="2026-01-31T12:00:00Z"))
         assert once() == 0
-        assert here.condition("Validation")[:2] == ("Unknown", "CannotBeSeen")
-        assert f"may not {verb}" in here.condition("Validation")[2]
-        assert here.cluster.names(JOBS) == []
-
-    def test_a_deployment_that_cannot_be_seen_is_not_one_that_is_gone(self, here):
-        deployed(here)
-        here.cluster.deny("get", GRAPHS)
-        assert once() == 0
-        assert here.state() == "Ready/Deployed"
-        assert "may not get dynamographdeployments" in here.status()["message"]
-
-    @pytest.mark.parametrize(
-        ("verb", "resource"),
-        [
-            ("list", "nodes"),
-            ("get", "persistentvolumeclaims"),
-            ("get", "serviceaccounts"),
-            ("list", "pods"),
-            ("get", "pods/log"),
-            ("create", "events"),
-        ],
-    )
-    def test_what_only_makes_it_know_less_stops_nothing(self, here, verb, resource):
-        here.cluster.deny(verb, resource)
-        deployed(here, profiling={"outputPVC": "results"} if resource == "persistentvolumeclaims" else {})
-        assert here.cluster.names("events") == [] if resource == "events" else here.events()
-
-    def test_without_the_right_to_write_the_status_nothing_is_started_twice(self, here, capsys):
-        here.cluster.deny("patch", f"{REQUESTS}/status")
-        here.request()
-        for _ in range(2):
-            assert once() == 2
-            assert f"may not patch {REQUESTS}/status" in capsys.readouterr().err.splitlines()[-1]
-        created = [call.resource for call in here.cluster.writes() if call.verb == "create" and call.resource == JOBS]
-        assert len(created) == 1
-
-    def test_without_the_right_to_list_requests_it_says_so(self, here, capsys):
-        here.cluster.deny("list", REQUESTS)
-        assert once() == 2
-        assert f"may not list {REQUESTS}" in capsys.readouterr().err.splitlines()[-1]
-
-
-class TestOtherwise:
-    def test_a_cluster_without_the_resource(self, here, capsys):
-        here.cluster.kinds = [kind for kind in here.cluster.kinds if kind.plural != REQUESTS]
-        assert once() == 2
-        error = "error: this cluster has no DynamoGraphDeploymentRequest; install it: kubectl apply -k manifests/crds"
-        assert capsys.readouterr().err.splitlines()[-1] == error
-
-    def test_a_cluster_that_is_away(self, here, capsys, monkeypatch):
-        here.cluster.fail(503, times=1000)
-        assert once() == 4
-        assert "answers HTTP 503" in capsys.readouterr().err.splitlines()[-1]
-
-    def test_a_status_that_somebody_writes_meanwhile_is_looked_at_again(self, here):
-        here.request()
-        hit = []
-
-        def meanwhile(call):
-            if call.resource == f"{REQUESTS}/status" and not hit:
-                hit.append(call)
-                here.cluster.change(REQUESTS, "chat", lambda found: found["metadata"].setdefault("labels", {}).update(seen="yes"))
-
-        here.cluster.failures.append(meanwhile)
-        assert once() == 0
-        assert here.state() == "Profiling/Profiling"
-        assert hit
-        assert here.found(REQUESTS, "chat")["metadata"]["labels"] == {"seen": "yes"}
-
-    def test_dry_run_says_what_would_be_done_and_writes_nothing(self, here, capsys):
-        here.request()
-        assert run(["reconcile-requests", "--dry-run"]) == 0
-        said = capsys.readouterr().out
-        assert "chat: would create ConfigMap/planner-profile-data-chat for the profile, and Job/profile-chat, which profiles" in said
-        assert "chat: would tell ProfilingJobCreated: " in said
         assert here.cluster.writes() == []
 
-    def test_another_that_holds_the_lease_acts_and_this_one_does_nothing(self, here, monkeypatch):
-        monkeypatch.setattr("sla_planner.stages.reconcile_requests_run.TAKE_OVER_S", 0.2)
-        lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "one-acts"}}
-        here.cluster.put({**lease, "spec": {"holderIdentity": "another", "leaseDurationSeconds": 15}})
+    def test_a_new_one_of_that_name_waits_until_the_old_ones_objects_are_gone(self, here):
+        begun(here)
+        old = copy.deepcopy(here.cluster.objects)
+        here.delete()
+        for key, found in old.items():  # the garbage collector is late
+            if key[0] in (JOBS, MAPS):
+                here.cluster.objects[key] = found
         here.request()
-        assert once("--lease", "one-acts") == 0
-        assert here.status() == {}
-        assert here.word.read_text() == "nothing is done: lease one-acts is held by another"
-        here.cluster.put(lease)  # as it is installed
-        assert once("--lease", "one-acts") == 0
+        assert once() == 0
+        assert here.condition("Validation")[1] == "NameTaken"
+        for name in ("dgdr-output-chat", "planner-profile-data-chat"):
+            here.cluster.drop(MAPS, name)
+        here.cluster.drop(JOBS, "profile-chat")
+        assert once() == 0
         assert here.state() == "Profiling/Profiling"
-        assert here.found("leases", "one-acts")["spec"]["holderIdentity"] == ""
-
-    def test_a_lease_that_may_not_be_had_is_an_error(self, here, capsys):
-        here.cluster.deny("get", "leases")
-        assert once("--lease", "one-acts") == 2
-        assert "lease one-acts cannot be had" in capsys.readouterr().err.splitlines()[-1]
-
-
-class Killed(BaseException):
-    """As SIGKILL: nothing of the reconciler gets to know of it."""
-
-
-class TestKilled:
-    @pytest.mark.parametrize("phase", ["profiling begins", "profile there", "serves"])
-    def test_between_any_two_calls_the_next_one_goes_on(self, here, monkeypatch, phase):
-        """Killed before every call in turn: the same objects, the same status, the same Events as if nobody had been."""
-        call_api, calls, kill_at = KubernetesApi._answer, [0], [-1]
-
-        def answer(api, *args, **more):
-            calls[0] += 1
-            if calls[0] == kill_at[0]:
-                raise Killed
-            return call_api(api, *args, **more)
-
-        here.request()
-        for name, change in {"profiling begins": None, "profile there": here.profiled, "serves": lambda: here.operator_says("successful")}.items():
-            if change is not None:
-                once()
-                change()
-            if name == phase:
-                break
-        start = copy.deepcopy(here.cluster.objects)
-        monkeypatch.setattr(KubernetesApi, "_answer", answer)
-        settle()
-        expected, last = self.story(here), calls[0]
-        for kill in range(1, last + 1):
-            here.cluster.objects = copy.deepcopy(start)
-            calls[0], kill_at[0] = 0, kill
-            with pytest.raises(Killed):
-                settle()
-            settle()
-            assert self.story(here) == expected, f"killed at call {kill}"
-        assert last > 20
-
-    def story(self, here):
-        names = {plural: here.cluster.names(plural) for plural in (JOBS, MAPS, GRAPHS)}
-        data = {name: here.found(MAPS, name)["data"] for name in names[MAPS]}
-        status = {**here.status(), "conditions": [{**one, "lastTransitionTime": ""} for one in here.status()["conditions"]]}
-        return names, data, status, sorted(here.found("events", name)["reason"] for name in here.cluster.names("events"))
-
-
-def settle() -> None:
-    """As --once does, in this thread, where a kill can be seen."""
-    reconciler = open_reconciler(RequestsConfig())
-    for name in reconciler.survey():
-        _settled(reconciler, name)

@@ -53,14 +53,6 @@ class Requests:
             self._served = None
             raise
 
-    def get(self, name: str) -> Object | None:
-        """None for one that is gone, or going."""
-        try:
-            found = self.api.get(self.resource, name)
-        except NotFound:
-            return None
-        return found if is_alive(found) else None
-
     def watch(self, timeout_s: float) -> Iterator[tuple[str, Object]]:
         return self.api.watch(self.resource, timeout_s=timeout_s)
 

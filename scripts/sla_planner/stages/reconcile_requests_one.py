@@ -34,6 +34,7 @@ from sla_planner.stages.reconcile_requests_reading import allowed, reading
 
 LOG = logging.getLogger("sla_planner.requests")
 RETRY_S = 5.0
+REFUSED_S = 30.0  # a person has to do something
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class Reconciler:
             except PlannerError as error:
                 told = refused(case, action, str(error), self._now())
                 self._write(found, told)
-                return Look(name, _state(told.status or found.get("status") or {}), wanted.again_s, trouble=error)
+                return Look(name, _state(told.status or found.get("status") or {}), REFUSED_S, trouble=error)
         self._write(found, wanted)
         status = wanted.status or found.get("status") or {}
         return Look(name, _state(status), wanted.again_s, again_now=bool(done) or wanted.status is not None)

@@ -1,0 +1,70 @@
+"""The reconciler is killed before every API call in turn; the next one goes on, and nobody can tell afterwards."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from tests.stages.requests_place import GRAPHS, JOBS, MAPS, place
+from tests.stages.test_reconcile_requests import once
+
+from sla_planner.cluster.api import KubernetesApi
+from sla_planner.requests_config import RequestsConfig
+from sla_planner.stages.reconcile_requests_one import open_reconciler
+from sla_planner.stages.reconcile_requests_run import _settled
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    with place(tmp_path, monkeypatch) as found:
+        yield found
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing of the reconciler gets to know of it."""
+
+
+class TestKilled:
+    @pytest.mark.parametrize("phase", ["profiling begins", "profile there", "serves"])
+    def test_between_any_two_calls_the_next_one_goes_on(self, here, monkeypatch, phase):
+        """Killed before every call in turn: the same objects, the same status, the same Events as if nobody had been."""
+        call_api, calls, kill_at = KubernetesApi._answer, [0], [-1]
+
+        def answer(api, *args, **more):
+            calls[0] += 1
+            if calls[0] == kill_at[0]:
+                raise Killed
+            return call_api(api, *args, **more)
+
+        here.request()
+        for name, change in {"profiling begins": None, "profile there": here.profiled, "serves": lambda: here.operator_says("successful")}.items():
+            if change is not None:
+                once()
+                change()
+            if name == phase:
+                break
+        start = copy.deepcopy(here.cluster.objects)
+        monkeypatch.setattr(KubernetesApi, "_answer", answer)
+        settle()
+        expected, last = self.story(here), calls[0]
+        for kill in range(1, last + 1):
+            here.cluster.objects = copy.deepcopy(start)
+            calls[0], kill_at[0] = 0, kill
+            with pytest.raises(Killed):
+                settle()
+            settle()
+            assert self.story(here) == expected, f"killed at call {kill}"
+        assert last > 20
+
+    def story(self, here):
+        names = {plural: here.cluster.names(plural) for plural in (JOBS, MAPS, GRAPHS)}
+        data = {name: here.found(MAPS, name)["data"] for name in names[MAPS]}
+        status = {**here.status(), "conditions": [{**one, "lastTransitionTime": ""} for one in here.status()["conditions"]]}
+        return names, data, status, sorted(here.found("events", name)["reason"] for name in here.cluster.names("events"))
+
+
+def settle() -> None:
+    """As --once does, in this thread, where a kill can be seen."""
+    reconciler = open_reconciler(RequestsConfig())
+    for name in reconciler.survey():
+        _settled(reconciler, name)
