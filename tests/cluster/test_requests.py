@@ -59,6 +59,7 @@ def test_whose_a_request_is(cluster, labels, plain, named, other):
     if labels is not None:
         define(cluster, labels)
     requests = Requests(cluster.api())
+    assert not requests.is_ours({"metadata": {}})  # before anybody has looked
     requests.look_whose()
     assert requests.is_ours({"metadata": {}}) == plain
     assert requests.is_ours(annotated("sla-planner")) == named

@@ -31,8 +31,8 @@ class Requests:
         self.api = api
         self._served: Resource | None = None
         self._guard = threading.Lock()
-        self.unowned = ""
-        """Why requests without annotation are left alone; '' where they are ours. Known after `look_whose`."""
+        self.unowned = "whose the resource definition is has not been looked at yet"
+        """Why requests without annotation are left alone; '' where they are ours. `look_whose` finds out."""
 
     @property
     def resource(self) -> Resource:
