@@ -122,6 +122,7 @@ def policy(*rules):
     return namespace(policies=({"metadata": {"name": "deny"}, "spec": {"policyTypes": ["Egress"], "egress": list(rules)}},))
 
 
+UNPUBLISHED = namespace(config_map_uses=(Use("planner-profile-data", "CronJob/x", optional=True),))
 PROBLEM, WARNING, UNCHECKED = Severity.PROBLEM, Severity.WARNING, Severity.UNCHECKED
 
 
@@ -165,7 +166,7 @@ def test_a_clean_installation():
         (namespace(secrets={"pull": frozenset()}), "model-token", PROBLEM),
         (namespace(secret_uses=(Use("keys", "graph"),)), "secrets", PROBLEM),
         (namespace(config_map_uses=(Use("settings", "CronJob/x"),)), "config-maps", PROBLEM),
-        (namespace(config_map_uses=(Use("planner-profile-data", "CronJob/x", optional=True),)), "config-maps", WARNING),
+        (replace(UNPUBLISHED, targets=()), "config-maps", WARNING),
         (namespace(refusals=(Refusal("Job x", "exceeded quota"),)), "refused-pods", PROBLEM),
         (namespace(pod_troubles=(PodTrouble("x", "image", "no such image"),)), "pods", PROBLEM),
         (namespace(pod_troubles=(PodTrouble("in-7d-x", "image", "no such image", known=False),)), "pods", PROBLEM),
@@ -229,6 +230,7 @@ def test_a_fault_is_found(facts, check, severity):
         memory("128Mi", "128Mi"),
         namespace(secret_uses=(Use("keys", "graph", optional=True),)),
         namespace(config_map_uses=(Use("other", "CronJob/x", optional=True),)),
+        UNPUBLISHED,  # the target has its profile from elsewhere
         replace(CLEAN, rights=RightsFacts({"profile-sweep": {LIST_PODS: True}}, ({SCALE: False}, {LIST_PODS: True}))),
         traffic(clock_ahead_s=None),
         traffic(servers=(Scraped("web", "a:8000"), Scraped("web", "b:8000"))),

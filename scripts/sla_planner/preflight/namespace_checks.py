@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from sla_planner.preflight.facts import Document, Facts, Unread, Use
+from sla_planner.preflight.facts import Document, Facts, ProfileFacts, Unread, Use
 from sla_planner.preflight.finding import Area, Check, Finding
 
 STAGE_ACCOUNTS = ("planner", "profile-sweep", "inject-config", "download-results")
@@ -294,12 +294,17 @@ def check_config_maps(facts: Facts) -> Iterator[Finding]:
         elif not use.optional:
             what = f"{use.by} mounts the ConfigMap {use.name}, which is not there"
             yield CONFIG_MAPS.problem(what, "its pods stay in ContainerCreating and log nothing", f"kubectl apply -k . -n {facts.namespace.name}")
-        elif use.name == "planner-profile-data":
+        elif use.name == "planner-profile-data" and not _profiles_are_elsewhere(facts):
             why = "the planner needs a profile of the engine and ends without one"
             fix = measure_command(facts.namespace.name)
             yield CONFIG_MAPS.warning(f"{use.by} mounts the profile from the ConfigMap {use.name}, which is not there yet", why, fix)
     if known:
         yield CONFIG_MAPS.ok(f"there: {', '.join(f'ConfigMap {name}' for name in dict.fromkeys(known))}")
+
+
+def _profiles_are_elsewhere(facts: Facts) -> bool:
+    """Whether every target has its profile without that ConfigMap: on a volume, or the one that ships with the image."""
+    return bool(facts.targets) and all(isinstance(target.profile, ProfileFacts) for target in facts.targets)
 
 
 def check_pods(facts: Facts) -> Iterator[Finding]:
