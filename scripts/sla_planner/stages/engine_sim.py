@@ -21,7 +21,7 @@ _MODES_OF = {
     **dict.fromkeys(("prefill_tp", "decode_tp", "prefill_workers", "decode_workers", "virtual_target", "namespace"), ("disagg",)),
     **dict.fromkeys(("prefill_workers_at", "decode_workers_at"), ("frontend",)),
     **dict.fromkeys(("profile", "tp", "startup_s", "startup_jitter_s", "max_batched_tokens", "max_sequences"), _WITH_WORKERS),
-    **dict.fromkeys(("reported_kv_tokens", "noise", "model_error", "time_scale"), _WITH_WORKERS),
+    **dict.fromkeys(("reported_kv_tokens", "ranks", "noise", "model_error", "time_scale"), _WITH_WORKERS),
     "prompts": ("agg", "disagg", "frontend"),
 }
 
@@ -60,6 +60,7 @@ _MODES_OF = {
 @click.option("--max-batched-tokens", type=click.IntRange(1), help="Most tokens of a prefill batch.  [default: 8192]")
 @click.option("--max-sequences", type=click.IntRange(1), help="Most requests of a batch.  [default: 1024]")
 @click.option("--reported-kv-tokens", type=click.IntRange(1), help="State this KV capacity on /metrics, whatever it is.  [default: the true one]")
+@click.option("--ranks", type=click.IntRange(1), default=1, show_default=True, help="Data-parallel ranks that state a share of the KV capacity each.")
 @click.option(
     "--prompts",
     type=click.Choice(["ids", "text"]),
@@ -158,6 +159,7 @@ def _fleet_options(flags: dict[str, Any]) -> Any:
         time_scale=flags["time_scale"],
         seed=_own_seed(flags["seed"]) if mode.worker_role else flags["seed"],
         reported_kv_tokens=flags["reported_kv_tokens"],
+        ranks=flags["ranks"],
     )
 
 

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sla_planner.engines.backend import Evidence
+from sla_planner.engines.backends import backend as backend_named
 from sla_planner.engines.simulated.api import Call, Endpoint
 from sla_planner.engines.simulated.exposition import Exposition, FleetMetrics, FrontendMetrics, Histogram
 from sla_planner.engines.simulated.options import Mode
+from sla_planner.model.profile import ParallelMapping
+from sla_planner.sweep.port import Deployment, Phase
 
 RECORDED = Path(__file__).parents[2] / "data" / "metrics" / "dynamo-frontend-1.6.1.txt"
 
@@ -88,6 +92,7 @@ def test_gauges_of_workers_and_queues(world):
         ({"mode": Mode.AGG, "same_gpus": True}, [("agg-0", "0", "62")]),  # 1000 tokens are 62 whole blocks of 16
         ({"decode_workers": 2}, [("decode-0", "0", "62"), ("decode-1", "1", "62")]),
         ({"reported_kv_tokens": 8000}, [("decode-0", "0", "500")]),
+        ({"ranks": 2}, [("decode-0", "0", "62"), ("decode-0", "1", "62")]),
     ],
 )
 def test_kv_capacity_of_workers_that_decode(world, options, stated):
@@ -98,3 +103,15 @@ def test_kv_capacity_of_workers_that_decode(world, options, stated):
         assert {(sample.labels["block_size"], sample.value) for sample in samples} == {("16", 1.0)}
 
     world.run(world.options(**options), test)
+
+
+@pytest.mark.parametrize(("backend", "tokens"), [("vllm", 62 * 16), ("sglang", 1000)])
+def test_each_rank_states_its_share_and_a_sweep_reads_the_whole(world, backend, tokens):
+    async def test(fleet) -> None:
+        page = Exposition(FrontendMetrics("m"), FleetMetrics(fleet, "m")).text().decode()
+        spread = Deployment(ParallelMapping(tp=1, dp=2, ep=2), Phase.DECODE)
+        found = backend_named(backend).capacity(Evidence("", {"/metrics": page}), spread)
+        assert found is not None
+        assert found.max_kv_tokens == tokens
+
+    world.run(world.options(ranks=2), test)

@@ -1,11 +1,13 @@
-"""/metrics: the names, labels and buckets of a Dynamo frontend (as recorded from 1.6.1) and, per worker, gauges under vLLM's names.
+"""/metrics: the names, labels and buckets of a Dynamo frontend (as recorded from 1.6.1) and, per worker, gauges under vLLM's names, the
+KV capacity under SGLang's too.
 
 As in Dynamo: `requests_total` counts at completion; TTFT and ITL are of streaming requests only, ITL one observation per token after the first;
 `queued_requests` are those without a first token yet. A request that was refused (4xx) is in no metric.
 
 The gauges carry `role` and `worker`. As vLLM does, a worker that decodes states its KV capacity as labels of `cache_config_info`, in whole blocks of
-`BLOCK_TOKENS`: capacity = num_gpu_blocks * block_size. Waiting requests wait in queues that the workers of a role share: `worker="shared"`. A worker
-that is a process of its own exports its gauges; what waits for it waits in its frontend, and is in `queued_requests` there.
+`BLOCK_TOKENS`: capacity = num_gpu_blocks * block_size; as SGLang does, as the gauge `max_total_num_tokens` of each data-parallel rank. Waiting requests
+wait in queues that the workers of a role share: `worker="shared"`. A worker that is a process of its own exports its gauges; what waits for it waits in
+its frontend, and is in `queued_requests` there.
 
 Counts are plain integers and lists: an observation per token has to cost well under a microsecond.
 """
@@ -134,16 +136,21 @@ class FleetMetrics:
         for role in self._fleet.roles:
             queue = self._fleet.handover if role is Role.DECODE else self._fleet.waiting
             waiting.add_metric([self._model, role, "shared"], len(queue))
-        yield from (running, waiting, kv_usage, self._cache_config())
+        yield from (running, waiting, kv_usage, *self._kv_capacity())
 
-    def _cache_config(self) -> Metric:
-        labels = ["block_size", "cache_dtype", "engine", "num_gpu_blocks", "role", "worker"]
-        family = GaugeMetricFamily("vllm:cache_config_info", "Information of the LLMEngine CacheConfig", labels=labels)
-        blocks = str(self._fleet.options.stated_kv_tokens // BLOCK_TOKENS)
+    def _kv_capacity(self) -> Iterator[Metric]:
+        ours = ["role", "worker"]
+        config_labels = ["block_size", "cache_dtype", "engine", "num_gpu_blocks", *ours]
+        config = GaugeMetricFamily("vllm:cache_config_info", "Information of the LLMEngine CacheConfig", labels=config_labels)
+        tokens = GaugeMetricFamily("sglang:max_total_num_tokens", "Maximum total number of tokens in the KV cache pool.", labels=["dp_rank", *ours])
+        options = self._fleet.options
+        blocks = str(options.stated_kv_tokens // BLOCK_TOKENS)  # of all ranks, on each: vLLM does so
         decoding = (worker for worker in self._fleet.workers() if worker.role is not Role.PREFILL)
-        for number, worker in enumerate(decoding):
-            family.add_metric([str(BLOCK_TOKENS), "auto", str(number), blocks, worker.role, worker.name], 1)
-        return family
+        ranks = (worker for worker in decoding for _ in range(options.ranks))
+        for number, worker in enumerate(ranks):
+            config.add_metric([str(BLOCK_TOKENS), "auto", str(number), blocks, worker.role, worker.name], 1)
+            tokens.add_metric([str(number), worker.role, worker.name], options.stated_kv_tokens // options.ranks)
+        yield from (config, tokens)
 
 
 class Exposition:

@@ -43,7 +43,8 @@ class Mode(StrEnum):
 @dataclass(frozen=True, slots=True)
 class FleetOptions:
     """`noise` is the sigma of a log-normal factor of mean 1 on every step; `model_error_percent` 10 = the engine is 10 % slower than its profile.
-    `reported_kv_tokens`: the KV capacity that the engine states in place of its own, for whoever should notice.
+    `reported_kv_tokens`: the KV capacity that the engine states in place of its own, for whoever should notice. `ranks`: the data-parallel ranks that
+    it states it for, an equal share each; their batches run as one.
 
     Errors: `UsageError` for a value out of range.
     """
@@ -59,6 +60,7 @@ class FleetOptions:
     time_scale: float = 1.0
     seed: int = 0
     reported_kv_tokens: int | None = None
+    ranks: int = 1
 
     @property
     def stated_kv_tokens(self) -> int:

@@ -23,6 +23,7 @@ HTTP_PORT, WORKER_PORT = 8000, 9090
 PROFILE_MOUNT = "/profile"
 
 _TP = ("--tensor-parallel-size", "--tensor_parallel_size", "--tp-size", "--tp_size", "--tp", "-tp")
+_DP = ("--data-parallel-size", "--data_parallel_size", "--dp-size", "--dp", "--attn-dp-size", "--attention-data-parallel-size")
 _MODEL = ("--served-model-name", "--served_model_name", "--model", "--model-path", "--model_path")
 _LIMITS = {"--max-num-batched-tokens": "--max-batched-tokens", "--max-num-seqs": "--max-sequences"}
 
@@ -41,7 +42,13 @@ def worker_arguments(graph: Graph, worker: Component) -> list[str]:
     mode, port = ("agg", HTTP_PORT) if graph.prefill is None else ("prefill" if worker is graph.prefill else "decode", WORKER_PORT)
     words = command_line(worker.container)
     limits = [word for flag, ours in _LIMITS.items() if (value := _value(words, (flag,))) for word in (ours, value)]
-    return [*_serving(mode, port, model_of(graph)), "--profile", PROFILE_MOUNT, "--tp", str(tensor_parallel(worker)), *limits, *_extra(worker)]
+    size = ["--tp", str(tensor_parallel(worker)), *_ranks(words)]
+    return [*_serving(mode, port, model_of(graph)), "--profile", PROFILE_MOUNT, *size, *limits, *_extra(worker)]
+
+
+def _ranks(words: Sequence[str]) -> list[str]:
+    given = _value(words, _DP)
+    return ["--ranks", given] if given and given.isdecimal() and int(given) > 1 else []
 
 
 def tensor_parallel(worker: Component) -> int:
