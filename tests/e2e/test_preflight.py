@@ -164,14 +164,15 @@ def paused(namespace: Namespace) -> Iterator[None]:
 def held_by_git(namespace: Namespace) -> Iterator[None]:
     """As Argo CD's server-side apply of a manifest with replicas does it."""
     manager = ("--server-side", "--field-manager=argocd-controller", "--force-conflicts", "-f", "-")
-    bare = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "decode"}}
+    head = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "decode"}}
     with paused(namespace):  # or the planner writes, and the field is its own again
-        count = namespace.get("deployment/decode")["spec"]["replicas"]
-        namespace.kubectl("apply", *manager, input=json.dumps({**bare, "spec": {"replicas": count}}))
+        there = namespace.get("deployment/decode")["spec"]
+        bare = {key: there[key] for key in ("selector", "template")}
+        namespace.kubectl("apply", *manager, input=json.dumps({**head, "spec": {**bare, "replicas": there["replicas"]}}))
         try:
             yield
         finally:
-            namespace.kubectl("apply", *manager, input=json.dumps(bare))  # a count that nobody holds is 1
+            namespace.kubectl("apply", *manager, input=json.dumps({**head, "spec": bare}))  # a count that nobody holds is 1
 
 
 @contextlib.contextmanager

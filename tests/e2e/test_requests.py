@@ -116,6 +116,8 @@ class Requests:
         def holds(found: Document) -> bool:
             status = found.get("status", {})
             reasons = [condition["reason"] for condition in status.get("conditions", ())]
+            over = status.get("state") in ("Failed", "DeploymentDeleted") and status["state"] != state
+            assert not over, f"{name} is {status['state']}: {status['message']}"
             return status.get("state") == state and (not reason or reason in reasons)
 
         return self.namespace.until(f"dgdr/{name}", holds, timeout_s)
