@@ -40,6 +40,7 @@ scrape_configs:
   - job_name: llm-frontends
     static_configs:
       - targets: ["{graph}-frontend:8000"]
+        labels: {{dynamo_namespace: "{namespace}-{graph}"}}  # from the pod's label, as Dynamo's PodMonitor does it
 """
 
 
@@ -89,7 +90,12 @@ class Requests:
         template = {"metadata": {"labels": labels}, "spec": pod}
         deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "prometheus"}}
         self.namespace.apply(
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prometheus"}, "data": {"prometheus.yml": PROMETHEUS.format(graph=graph)}},
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "prometheus"},
+                "data": {"prometheus.yml": PROMETHEUS.format(graph=graph, namespace=self.namespace.name)},
+            },
             {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "prometheus"}, "spec": {"selector": labels, "ports": [{"port": 9090}]}},
             {**deployment, "spec": {"selector": {"matchLabels": labels}, "template": template}},
         )

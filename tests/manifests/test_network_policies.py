@@ -9,6 +9,7 @@ import yaml
 from tests.manifests.objects import OVERLAYS, ROOT, build, of_kind, pod_template
 
 from sla_planner.config import load
+from sla_planner.engines.metric_names import FAMILIES
 from sla_planner.planner_config import PlannerConfig
 
 DNS = {("UDP", 53), ("TCP", 53)}
@@ -87,3 +88,11 @@ def test_the_scrape_configuration_finds_the_planners_port():
     names = ("__meta_kubernetes_pod_label_app_kubernetes_io_name", "__meta_kubernetes_pod_label_app_kubernetes_io_component")
     assert kept[names] == f"{labels['app.kubernetes.io/name']};{labels['app.kubernetes.io/component']}"
     assert kept[("__meta_kubernetes_pod_container_port_name",)] == pod["spec"]["containers"][0]["ports"][0]["name"]
+
+
+def test_the_scrape_configuration_says_whose_a_frontend_is():
+    """The planner of a graph asks for series of its own Dynamo namespace, and a frontend does not say which it is in."""
+    jobs = yaml.safe_load((ROOT / "manifests/prometheus/scrape.yaml").read_text())["scrape_configs"]
+    (frontends,) = [job for job in jobs if job["job_name"] == "llm-frontends"]
+    sources = {rule["target_label"]: rule["source_labels"] for rule in frontends["relabel_configs"] if rule["action"] == "replace"}
+    assert sources[FAMILIES["dynamo"].namespace_label] == ["__meta_kubernetes_pod_label_nvidia_com_dynamo_namespace"]
