@@ -86,7 +86,7 @@ def test_demonstration(installed: Namespace, image: Callable[[str], str]) -> Non
     prefill, decode = re.findall(r"Number of prefill workers: (\d+), number of decode workers: (\d+)", told)[-1]  # the first may find them starting
     assert 1 <= int(prefill) <= 5
     assert 2 <= int(decode) <= 8
-    graph = installed.get("dynamographdeployment/sla-planner")
+    graph = installed.get("dynamographdeployments.v1alpha1.nvidia.com/sla-planner")
     assert graph["spec"]["services"]["decode"]["replicas"] >= 2
     installed.kubectl("delete", "-f", "-", input=text)
     installed.wait("deployment/sla-planner-frontend", "delete")

@@ -300,7 +300,11 @@ def test_a_planted_fault_is_named_with_its_fix(name: str, preflight: Look, servi
     assert code == fault.code
 
 
-ALONG = {"nothing to scale": {"rights-of-planner"}, "a count that stands in Git": {"paused"}}
+ALONG = {
+    "nothing to scale": {"rights-of-planner"},
+    "a count that stands in Git": {"paused"},
+    **{name: {"config-maps"} for name in ("settings without sense", "no profile")},  # no profile is known, and none is published
+}
 
 
 def test_all_faults_are_gone_again(preflight: Look, serving: Serving) -> None:

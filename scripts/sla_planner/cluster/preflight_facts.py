@@ -45,7 +45,7 @@ from sla_planner.preflight.facts import (
     Unread,
     Workload,
 )
-from sla_planner.preflight.namespace_checks import STAGE_ACCOUNTS
+from sla_planner.preflight.namespace_checks import accounts_of
 from sla_planner.preflight.references import config_maps_named, secrets_named
 
 GPU = "nvidia.com/gpu"
@@ -206,8 +206,7 @@ def _workloads(cron_jobs: Documents, deployments: Documents) -> tuple[Workload, 
 
 def _accounts(reader: Reader, workloads: tuple[Workload, ...] | Unread) -> Documents:
     """Of our stages and of what is installed, those that are there; by name, so that no list of all needs to be allowed."""
-    used = () if isinstance(workloads, Unread) else tuple(each.account for each in workloads)
-    found = [reader.named(ACCOUNTS, name) for name in dict.fromkeys((*STAGE_ACCOUNTS, *used))]
+    found = [reader.named(ACCOUNTS, name) for name in accounts_of(() if isinstance(workloads, Unread) else workloads)]
     unread = next((each for each in found if isinstance(each, Unread)), None)
     return unread or tuple(each for each in found if each is not None and not isinstance(each, Unread))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from sla_planner.preflight.facts import Document, Facts, ProfileFacts, Unread, Use
+from sla_planner.preflight.facts import Document, Facts, ProfileFacts, Unread, Use, Workload
 from sla_planner.preflight.finding import Area, Check, Finding
 
 STAGE_ACCOUNTS = ("planner", "profile-sweep", "inject-config", "download-results")
@@ -217,15 +217,20 @@ def check_accounts(facts: Facts) -> Iterator[Finding]:
         return
     if isinstance(workloads, Unread) or not workloads:
         return
-    needed = [*STAGE_ACCOUNTS, *(each.account for each in workloads)]
-    missing = [name for name in dict.fromkeys(needed) if name not in accounts]
+    needed = accounts_of(workloads)
+    missing = [name for name in needed if name not in accounts]
     for name in missing:
         fix = f"{facts.kubectl} create serviceaccount {name}"
         if name in STAGE_ACCOUNTS or name in {each.stage for each in workloads}:
             fix = f"{facts.kubectl} apply -f jobs/{name}/serviceaccount.yaml"
         yield SERVICE_ACCOUNTS.problem(f"there is no ServiceAccount {name}", "its Jobs make no pod, and only an Event says so", fix)
     if not missing:
-        yield SERVICE_ACCOUNTS.ok(f"the ServiceAccounts are there: {', '.join(dict.fromkeys(needed))}")
+        yield SERVICE_ACCOUNTS.ok(f"the ServiceAccounts are there: {', '.join(needed)}")
+
+
+def accounts_of(workloads: Sequence[Workload]) -> tuple[str, ...]:
+    """Those that the stages and `workloads` run as, but `default`, which Kubernetes makes itself."""
+    return tuple(name for name in dict.fromkeys((*STAGE_ACCOUNTS, *(each.account for each in workloads))) if name != "default")
 
 
 def check_secrets(facts: Facts) -> Iterator[Finding]:

@@ -51,7 +51,7 @@ def settings_of(config: PreflightConfig, reader: Reader, workloads: tuple[Worklo
     planners = [] if isinstance(workloads, Unread) else [each for each in workloads if each.stage == "planner"]
     if planners:
         return replace(_installed(next((each for each in planners if each.runs), planners[0]), reader, rest), look_at=look_at)
-    if given:
+    if _names_a_target(given):
         return Settings("the command line", load(PlannerConfig, _overridden({}, given), {}).config)
     return Settings(trouble=workloads if isinstance(workloads, Unread) else None)
 
@@ -93,9 +93,13 @@ def _loaded(source: str, flags: Mapping[str, Any], given: Mapping[str, str], var
 
 def _overridden(flags: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
     """A target that is named takes the place of the one in the flags, be it a graph or a pair."""
-    named = any(name in given for name in (*_PAIR, *_GRAPH))
+    named = _names_a_target(given)
     kept = {name: value for name, value in flags.items() if not (named and name in (*_PAIR, *_GRAPH))}
     return {**kept, **given, **({"environment": "kubernetes"} if named else {})}
+
+
+def _names_a_target(given: Mapping[str, str]) -> bool:
+    return any(name in given for name in (*_PAIR, *_GRAPH))
 
 
 def _by_path(spec: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

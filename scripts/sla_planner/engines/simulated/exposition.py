@@ -4,10 +4,10 @@ KV capacity under SGLang's too.
 As in Dynamo: `requests_total` counts at completion; TTFT and ITL are of streaming requests only, ITL one observation per token after the first;
 `queued_requests` are those without a first token yet. A request that was refused (4xx) is in no metric.
 
-The gauges carry `role` and `worker`. As vLLM does, a worker that decodes states its KV capacity as labels of `cache_config_info`, in whole blocks of
-`BLOCK_TOKENS`: capacity = num_gpu_blocks * block_size; as SGLang does, as the gauge `max_total_num_tokens` of each data-parallel rank. Waiting requests
-wait in queues that the workers of a role share: `worker="shared"`. A worker that is a process of its own exports its gauges; what waits for it waits in
-its frontend, and is in `queued_requests` there.
+The gauges carry `role` and `worker`. As vLLM does, a worker that decodes states its KV capacity as labels of `cache_config_info`, in whole blocks
+of `BLOCK_TOKENS`: capacity = num_gpu_blocks * block_size; as SGLang does, as the gauge `max_total_num_tokens` of each data-parallel rank. Waiting
+requests wait in queues that the workers of a role share: `worker="shared"`. A worker that is a process of its own exports its gauges; what waits for
+it waits in its frontend, and is in `queued_requests` there.
 
 Counts are plain integers and lists: an observation per token has to cost well under a microsecond.
 """
