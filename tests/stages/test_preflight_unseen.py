@@ -179,6 +179,14 @@ def test_a_namespace_that_does_not_exist(cluster, preflight):
     assert {each["check"]: each["fix"] for each in grave(findings)}["namespace"] == "kubectl create namespace nowhere"
 
 
+def test_a_prometheus_alone_names_no_target(cluster, preflight):
+    code, findings = preflight("--namespace", "nowhere", "--prometheus-url", cluster.prometheus.url)
+    told = {each["check"]: each["fix"] for each in findings}
+    assert code == 2
+    assert told["namespace"] == "kubectl create namespace nowhere"
+    assert "--graph-deployment NAME" in told["settings"]
+
+
 def test_the_verdict_says_how_far_it_goes(cluster, capsys):
     assert run(["preflight"]) == 0
     assert capsys.readouterr().out.endswith(" ok: nothing is in the way\n")
