@@ -92,6 +92,13 @@ def test_every_decision_is_told_and_other_words_are_another_event(cluster: ApiSt
     assert sorted(event["note"] for event in events(cluster)) == ["1 -> 2", "2 -> 3"]
 
 
+def test_where_nothing_is_kept_quiet_each_of_several_faults_is_told(cluster: ApiStandIn, clock: Clock, scaled: dict) -> None:  # type: ignore[type-arg]
+    book = EventBook(cluster.api(), clock, quiet_s=0.0)
+    faults = [Notice("Warning", "ValidationFailed", text) for text in ("spec.model: empty", "spec.backend: unknown")]
+    assert book.post([scaled], faults) == ""
+    assert sorted(event["note"] for event in events(cluster)) == ["spec.backend: unknown", "spec.model: empty"]
+
+
 def test_a_note_is_cut_to_what_the_api_takes(cluster: ApiStandIn, clock: Clock, scaled: dict) -> None:  # type: ignore[type-arg]
     EventBook(cluster.api(), clock).post([scaled], [Notice("Warning", "SLAInfeasible", "é" * 600)])
     (event,) = events(cluster)

@@ -1,7 +1,7 @@
 """Events of the objects that a stage looks after (events.k8s.io/v1), where `kubectl describe` shows them.
 
     one Event        per object, reason and text; saying it again makes it a series with a count
-    a warning        is said again at most every `QUIET_S`, however often it holds
+    a warning        is said again at most every `quiet_s`, however often it holds and whatever the words
     the name         follows from object, reason and text, so that a stage that forgets everything between two runs goes on with the same series
 
 Posting never fails a run: what went wrong is returned as a sentence.
@@ -27,13 +27,17 @@ _KEPT = 256  # reasons and objects that are remembered
 
 @dataclass(slots=True)
 class EventBook:
-    """Posts Events in the namespace of `api`. `clock`: epoch seconds; `instance`: who reports (the pod); `stage`, `action`: as what, and of what."""
+    """Posts Events in the namespace of `api`. `clock`: epoch seconds; `instance`: who reports (the pod); `stage`, `action`: as what, and of what.
+
+    `quiet_s`: 0 where whoever posts says each thing once by itself.
+    """
 
     api: KubernetesApi
     clock: Callable[[], float] = time.time
     instance: str = field(default_factory=lambda: os.uname().nodename[:128])
     stage: str = "planner"
     action: str = "Scale"
+    quiet_s: float = QUIET_S
     _posted_at: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def post(self, objects: Iterable[Object], notices: Iterable[Notice]) -> str:
@@ -50,7 +54,7 @@ class EventBook:
     def _post(self, found: Object, notice: Notice) -> None:
         metadata, now_s = found["metadata"], self.clock()
         key = (str(metadata.get("uid")), notice.reason)
-        if notice.severity == "Warning" and 0 <= now_s - self._posted_at.get(key, -QUIET_S) < QUIET_S:
+        if notice.severity == "Warning" and 0 <= now_s - self._posted_at.get(key, -self.quiet_s) < self.quiet_s:
             return
         event = self._event(found, notice, now_s)
         try:

@@ -164,7 +164,7 @@ def open_reconciler(config: RequestsConfig) -> Reconciler:
     api = connect(namespace=config.namespace, context=config.context)
     rules, settings = allowed(), config.settings()
     sight = Sight(api, settings, lambda found: reading(found, rules), base_manifest)
-    book = EventBook(api, stage="reconcile-requests", action="Reconcile")
+    book = EventBook(api, stage="reconcile-requests", action="Reconcile", quiet_s=0.0)
     return Reconciler(Requests(api), sight, Maker(settings, request_manifests()), book, config.dry_run)
 
 
