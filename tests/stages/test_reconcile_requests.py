@@ -83,6 +83,14 @@ class TestTheWay:
         assert once() == 0
         assert here.cluster.writes() == []
 
+    def test_a_shared_copy_of_somebody_else_is_left_alone_and_not_tried_again(self, here):
+        here.cluster.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "planner-profile-data"}, "data": {"mine": "1"}})
+        deployed(here)
+        here.cluster.calls.clear()
+        assert once() == 0
+        assert here.cluster.writes() == []
+        assert here.found(MAPS, "planner-profile-data")["data"] == {"mine": "1"}
+
     def test_without_auto_apply_it_stops_before_applying_and_follows_who_applies_it(self, here):
         begun(here, autoApply=False)
         here.profiled()
@@ -196,6 +204,9 @@ class TestEnds:
         assert once() == 0
         assert here.state() == "Failed/Failed"
         assert here.condition("Validation")[1] == "ValidationFailed"
+        events = [here.found("events", name) for name in here.cluster.names("events")]
+        told = sorted(event["note"] for event in events if event["reason"] == "ValidationFailed")
+        assert [note.partition(":")[0] for note in told] == ["spec.backend", "spec.model"]
         here.edit(backend="vllm", model="Qwen/Qwen3-32B")
         assert once() == 0
         assert here.state() == "Profiling/Profiling"

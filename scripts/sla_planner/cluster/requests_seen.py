@@ -67,13 +67,13 @@ class Sight:
         job = look.job()
         profile = look.profile()
         frozen = look.frozen()
-        look.config_map("held", SHARED_PROFILE)
+        shared_taken = look.shared_taken()
         published = profile is not None
         request = self.read({**found, "spec": spec_in_force(about, status, frozen, job=job, published=published)})
         own = job if job is not None and job.ours else None
         begins = not has_begun(status, own, published=published)
         graph_api = look.graph_resource() is not None
-        seen = Seen(taken=True, alone=alone, graph_api=graph_api, job=job, profile=profile, frozen=frozen)
+        seen = Seen(taken=True, alone=alone, graph_api=graph_api, job=job, profile=profile, frozen=frozen, shared_taken=shared_taken)
         if isinstance(request, Request):
             base, trouble = look.base(request) if begins else (None, "")
             seen = replace(
@@ -137,7 +137,7 @@ class _Look:
         return job_seen(api, job, self.about.uid, pods, self.sight.clock())
 
     def profile(self) -> ProfileSeen | None:
-        found = self.config_map("profile", profile_name(self.about), needed=True)
+        found = self.config_map("profile", profile_name(self.about))
         data = (found or {}).get("data") or {}
         if found is None or not data:
             return None
@@ -147,7 +147,7 @@ class _Look:
         return ProfileSeen(found["metadata"]["name"], notes.get(FEASIBLE) == "true", prefill, decode, notes.get(DIGEST, ""), data, uids)
 
     def frozen(self) -> Mapping[str, Any] | None:
-        found = self.config_map("frozen", output_name(self.about), needed=True)
+        found = self.config_map("frozen", output_name(self.about))
         try:
             spec = json.loads(((found or {}).get("data") or {}).get(SPEC_KEY, ""))
         except ValueError:
@@ -214,16 +214,26 @@ class _Look:
             return ""
         return f"there is no {resource.kind} {name} in namespace {namespace}; {remedy}"
 
-    def config_map(self, what: str, name: str, *, needed: bool = False) -> Object | None:
-        """One that was made for this request. Another of that name is in the way, if it is `needed`."""
+    def config_map(self, what: str, name: str) -> Object | None:
+        """One that was made for this request. Another of that name is in the way."""
         found = self.known(what, lambda: self.sight.api.get(CONFIG_MAPS, name))
         if found is None:
             return None
         if not owned_by(found, self.about.uid):
-            self.in_the_way += [f"ConfigMap {name}"] if needed else []
+            self.in_the_way.append(f"ConfigMap {name}")
             return None
         self.held[name] = found.get("data") or {}
         return found
+
+    def shared_taken(self) -> bool:
+        """Whether the copy of a profile that is shared in the namespace is somebody else's. One of this request is `held`."""
+        found = self.known("held", lambda: self.sight.api.get(CONFIG_MAPS, SHARED_PROFILE))
+        if found is None:
+            return False
+        if not owned_by(found, self.about.uid):
+            return True
+        self.held[SHARED_PROFILE] = found.get("data") or {}
+        return False
 
     def _graph_trouble(self, name: str, namespace: str) -> str:
         api = self.sight.api
