@@ -362,8 +362,6 @@ def test_the_guide(requests: Requests, namespace: Namespace, image: Callable[[st
         "http://prometheus-kube-prometheus-prometheus.monitoring:9090": "http://prometheus:9090",
     }
     install, ask, watch, use, look, remove = changed("\0".join(CLUSTER_BLOCK.findall(text)), chosen).split("\0")
-    sample = clone / "manifests/requests/profile_sla_aic_dgdr.yaml"
-    sample.write_text(changed(sample.read_text(), {"sla-planner/profile-sweep:0.1.0": image("profile-sweep")}))
     shell = Shell(clone, tmp_path / "transcript")
     try:
         shell.run(install)

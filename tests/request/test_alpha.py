@@ -38,7 +38,8 @@ def test_the_guides_request_with_a_manifest_of_its_own():
     assert profiling.base == BaseManifest("deepseek-r1-config", "disagg.yaml")
     assert (profiling.limits.gpu_type, profiling.aic_model, profiling.aic_version) == ("h200_sxm", "deepseek-ai/DeepSeek-V3", "0.20.0")
     assert request.deploying.workers_image == profiling.image == "nvcr.io/nvidia/ai-dynamo/sglang-runtime:0.6.1"
-    assert request.notes == ()
+    (note,) = request.notes  # two models of one shape
+    assert "the profile is that of 'deepseek-ai/DeepSeek-V3', computed for 'deepseek-ai/DeepSeek-R1'" in note
 
 
 def test_what_is_left_out():

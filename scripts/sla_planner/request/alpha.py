@@ -106,7 +106,7 @@ def _profiling(spec: Section, profiling: Section, config: _Config, lengths: Leng
     _check_manifest_path(config.engine, base)
     wished = spec.flag("enableGpuDiscovery"), config.hardware.flag("enable_gpu_discovery")
     discover = any(wished)  # no contradiction: an operator's definition writes false where nothing was said
-    system, aic_model, aic_version = _ai_configurator(config, spec.value("backend"), offline)
+    system, aic_model, aic_version = _ai_configurator(config, spec, offline)
     limits = _limits(config, system, offline)
     if offline and limits.gpu_type is None and not discover:
         message = "AI Configurator needs to know the GPU, and neither aic_system nor hardware.gpu_type names it"
@@ -156,9 +156,10 @@ def _limits(config: _Config, system: str | None, offline: bool) -> EngineLimits:
     return EngineLimits(least, most, hardware.count("num_gpus_per_node"), gpu_type=gpu_type)
 
 
-def _ai_configurator(config: _Config, backend: Any, offline: bool) -> tuple[str | None, str | None, str | None]:
+def _ai_configurator(config: _Config, spec: Section, offline: bool) -> tuple[str | None, str | None, str | None]:
     """System, model and version. They are checked also where they are not used."""
     sweep, aic, agreed = config.sweep, config.aic, config.whole.findings.agreed
+    served, backend = spec.value("model"), spec.value("backend")
     given = [
         (aic.path_of("system"), aic.text("system"), sweep.path_of("aic_system"), sweep.text("aic_system")),
         (
@@ -179,6 +180,8 @@ def _ai_configurator(config: _Config, backend: Any, offline: bool) -> tuple[str 
     if not offline and (system or model or version):
         config.whole.findings.note(sweep.path, "the settings of AI Configurator have no effect: use_ai_configurator is not true")
         return None, None, None
+    if model is not None and model != served:  # meant for a model that AI Configurator does not know, by one of the same shape
+        config.whole.findings.note(sweep.path, f"the profile is that of {model!r}, computed for {served!r}: leave the name out if that is not meant")
     return system, model, version
 
 
