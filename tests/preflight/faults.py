@@ -96,6 +96,10 @@ def second_planner(cluster: Installation) -> None:
     cluster.put(found)
 
 
+def our_requests_beside_an_operator(cluster: Installation) -> None:
+    cluster.serve_requests({"app.kubernetes.io/part-of": "sla-planner"})
+
+
 def untouched_graph(cluster: Installation) -> None:
     def edited(found):
         found.pop("status")
@@ -188,6 +192,10 @@ FAULTS = {
     "no operator": warning(no_operator, "operator", "no Deployment looks like Dynamo's operator", "kubectl get deployments --all-namespaces"),
     "an operator without a pod": problem(
         broken_operator, "operator", "has no ready pod", "kubectl -n dynamo-system describe deployment/dynamo-platform"
+    ),
+    "our definition of requests beside an operator": problem(
+        our_requests_beside_an_operator,
+        *("request-definition", "Dynamo's operator dynamo-system/dynamo-platform", "kubectl apply -k YOUR_OVERLAY", "requests"),
     ),
     "a graph that the operator gave up": problem(failed_graph, "graph-status", "no such backend", f"{K} describe dynamographdeployment {GRAPH}"),
     "no GPUs": problem(nodes_without_gpus, "gpus", "no ready node has allocatable nvidia.com/gpu", "kubectl get nodes"),

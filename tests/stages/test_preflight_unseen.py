@@ -76,11 +76,18 @@ def test_a_volume_that_waits_for_its_first_pod_is_no_fault(cluster, preflight):
 )
 def test_whose_requests_are_taken_is_said(cluster, preflight, labels, whose):
     cluster.serve_requests(labels)
+    cluster.uninstall("deployments", namespace="dynamo-system")
     code, findings = preflight()
     (told,) = [each for each in findings if each["check"] == "request-definition"]
     assert code == 0
     assert whose in told["what"]
     assert ("slaplanner.io/request-class: sla-planner" in told["what"]) == (not labels)
+
+
+def test_an_operator_that_may_not_be_seen_may_work_on_our_requests_too(cluster, preflight):
+    cluster.serve_requests({"app.kubernetes.io/part-of": "sla-planner"})
+    cluster.deny("list", "deployments")
+    assert "may not list deployments" in unseen(preflight()[1])["request-definition"]
 
 
 # ---- servers that do not answer -------------------------------------------------------------------------------------------------------------

@@ -91,13 +91,22 @@ def check_request_definition(facts: Facts) -> Iterator[Finding]:
         because = definition.because if isinstance(definition, Unread) else f"the definition {REQUESTS_CRD} is not there"
         what = f"whose DynamoGraphDeploymentRequest (at {versions}) this is, ours or an operator's"
         yield REQUEST_CRD.unchecked(what, because, f"kubectl get crd {REQUESTS_CRD} --show-labels")
-    elif facts.cluster.requests_are_ours:
-        yield REQUEST_CRD.ok(f"DynamoGraphDeploymentRequest is served at {versions}, by our definition: every request is ours")
-    else:
+    elif not facts.cluster.requests_are_ours:
         yield REQUEST_CRD.ok(
             f"DynamoGraphDeploymentRequest is served at {versions}, by an operator's own definition: "
             f"we take only requests with the annotation {REQUEST_CLASS}, the operator takes the others"
         )
+    elif isinstance(facts.cluster.operators, Unread):
+        what = f"whether an operator works on DynamoGraphDeploymentRequests (at {versions}, by our definition) too"
+        yield REQUEST_CRD.unchecked(what, facts.cluster.operators.because, VIEW)
+    elif facts.cluster.operators:
+        first = facts.cluster.operators[0]
+        what = f"DynamoGraphDeploymentRequest is our definition, and Dynamo's operator {first.namespace}/{first.name} is in this cluster"
+        why = "both take every request: two sweeps, two deployments, and each overwrites the status of the other"
+        fix = "kubectl apply -k YOUR_OVERLAY    # without manifests/components/deployment-requests-crd; then the definition of Dynamo's platform again"
+        yield REQUEST_CRD.problem(what, why, f"{fix}: {DYNAMO_GUIDE}")
+    else:
+        yield REQUEST_CRD.ok(f"DynamoGraphDeploymentRequest is served at {versions}, by our definition: every request is ours")
 
 
 def check_operator(facts: Facts) -> Iterator[Finding]:
