@@ -73,9 +73,10 @@ class Shell:
         lines: list[str] = []
         try:
             for line in process.stdout:
-                if line.strip() == MARK:
-                    return "".join(lines)
+                line, marked, _ = line.partition(MARK)  # the last command may have ended without the end of a line
                 lines.append(line)
+                if marked:
+                    return "".join(lines)
                 with self._transcript.open("a") as file:
                     file.write(line)
         finally:
