@@ -10,6 +10,7 @@ import yaml
 from tests.stages.requests_place import GRAPHS, JOBS, MAPS, REQUESTS, Place, place
 
 from sla_planner.cli import run
+from sla_planner.cluster.requests_actions import Occupied
 from sla_planner.engines.dgd_requests import base_manifest
 from sla_planner.stages import reconcile_requests_one as stage
 
@@ -297,6 +298,32 @@ class TestMissing:
         assert once() == 0
         assert (here.state(), here.condition("DeploymentReady")[1]) == ("Failed/Failed", "DeploymentConflict")
         assert here.found(GRAPHS, "chat")["spec"] == {"components": []}
+
+    def test_an_object_in_the_way_that_no_look_shows_is_told_and_not_tried_again_at_once(self, here, monkeypatch):
+        tries = []
+
+        def occupied(hands, action):
+            tries.append(action)
+            raise Occupied("Job/profile-chat is needed and belongs to somebody else", hint="delete or rename it")
+
+        monkeypatch.setattr(stage.Hands, "carry_out", occupied)
+        here.request()
+        assert once() == 2
+        assert len(tries) == 2  # the second look might have shown it
+        assert "Job/profile-chat is needed and belongs to somebody else" in here.status()["message"]
+        assert here.state() == "Pending/Pending"
+
+    def test_what_goes_while_it_is_written_is_not_taken_for_the_request(self, here, capsys):
+        begun(here)
+        here.profiled()
+
+        def goes(call):
+            if (call.verb, call.resource, call.name) == ("patch", MAPS, "dgdr-output-chat"):
+                here.cluster.drop(MAPS, "dgdr-output-chat")
+
+        here.cluster.failures.append(goes)
+        assert once() == 4
+        assert "request chat: what was there is gone again" in capsys.readouterr().err
 
 
 class TestWhose:

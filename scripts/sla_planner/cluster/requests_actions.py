@@ -35,7 +35,13 @@ class Hands:
     say: Callable[[str], None]
 
     def carry_out(self, action: Action) -> None:
-        """Raises `Occupied`, `ForbiddenError`, `UsageError` (a quota, a schema), `UnreachableError`."""
+        """Raises `Occupied`, `ForbiddenError`, `UsageError` (a quota, a schema), `UnreachableError`. Never `NotFound`: that would be the request."""
+        try:
+            self._carry_out(action)
+        except NotFound as error:
+            raise UnreachableError(f"what was there is gone again: {error.message}", hint="look again") from None
+
+    def _carry_out(self, action: Action) -> None:
         match action:
             case Freeze(config_map):
                 self._hold(config_map, "what profiling begins with")
@@ -62,11 +68,7 @@ class Hands:
         return made
 
     def _own(self, resource: Resource, body: Mapping[str, Any]) -> Object:
-        name = body["metadata"]["name"]
-        try:
-            found = self.api.get(resource, name)
-        except NotFound:
-            raise UnreachableError(f"{name_of(body)} was there and is gone again", hint="look again") from None
+        found = self.api.get(resource, body["metadata"]["name"])
         if not owned_by(found, self.about.uid):
             raise _occupied(found, self.about)
         return found

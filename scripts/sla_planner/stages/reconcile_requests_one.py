@@ -1,7 +1,7 @@
 """One look at one request: see, decide (`request.lifecycle`), act, post Events, write the status on the version that was read; in this order.
 
 the request changed meanwhile    looked at again at once
-an object is in the way          looked at again; what it is, the next look tells
+an object is in the way          looked at again, since the next look may tell more; where it does not, told as a refusal
 a right is missing, or the cluster refuses   told in the status and as an Event, tried again
 the cluster does not answer      nothing is told, tried again
 """
@@ -113,11 +113,11 @@ class Reconciler:
         for action in wanted.actions:
             try:
                 Hands(self.api, case.about, say).carry_out(action)
-            except Occupied as error:
-                return Look(name, f"waits: {error.message}", RETRY_S, again_now=True, trouble=error)
             except (UnreachableError, Conflict):
                 raise
             except PlannerError as error:
+                if isinstance(error, Occupied) and self._said.get(name) != str(error):
+                    return Look(name, f"waits: {error.message}", RETRY_S, again_now=True, trouble=error)
                 told = refused(case, action, str(error), self._now())
                 self._write(found, told)
                 return Look(name, _state(told.status or found.get("status") or {}), REFUSED_S, trouble=error)
