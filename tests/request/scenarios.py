@@ -39,6 +39,18 @@ def degraded(world: World) -> None:
     world.graph(ready=False, state="pending", available=1, trouble="x-decode-0: out of memory")
 
 
+def scaled_up(world: World) -> None:
+    world.graph(ready=False, state="pending", available=3)
+
+
+def nothing_available(world: World) -> None:
+    world.graph(ready=False, state="pending", available=0)
+
+
+def given_up(world: World) -> None:
+    world.graph(ready=False, state="failed", available=3)
+
+
 def profiled(world: World) -> None:
     world.profiled()
 
@@ -187,6 +199,11 @@ SCENARIOS: dict[str, tuple[list[Move], tuple[str, str] | None, str]] = {
     ),
     "degraded": ([apply(), profiled, ready, degraded], ("Deploying", "Deploying"), "Deploying"),
     "degraded and back": ([apply(), profiled, ready, degraded, ready], ("Ready", "Deployed"), "Deployed"),
+    "scaled up": ([apply(), profiled, ready, scaled_up], ("Ready", "Deployed"), "Deployed"),
+    "scaled up, then in trouble, then back": ([apply(), profiled, ready, scaled_up, degraded, scaled_up, ready], ("Ready", "Deployed"), "Deployed"),
+    "in trouble, then on the way back": ([apply(), profiled, ready, degraded, scaled_up], ("Deploying", "Deploying"), "Deploying"),
+    "nothing available": ([apply(), profiled, ready, nothing_available], ("Deploying", "Deploying"), "Deploying"),
+    "given up by the operator": ([apply(), profiled, ready, given_up], ("Deploying", "Deploying"), "Deploying"),
     "somebody's Job in the way": (
         [lambda world: world.create(world.jobs, "job", {"metadata": {"name": "profile-x"}, "facts": {"state": JobState.RUNNING}}), apply()],
         ("Pending", "Pending"),

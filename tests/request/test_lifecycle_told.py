@@ -300,3 +300,9 @@ def test_pods_of_the_deployment_that_do_not_start_are_told():
         world.said("DeploymentNotStarting") == "DynamoGraphDeployment x is not ready yet, 0 of 4 replicas are available: x-prefill-0: no such image"
     )
     assert world.state() == ("Deploying", "Deploying")
+
+
+def test_a_deployment_to_which_replicas_are_added_goes_on_serving():
+    world = moved(*SCENARIOS["scaled up"][0])
+    assert (world.condition("DeploymentReady")["status"], world.condition("Succeeded")["status"]) == ("True", "True")
+    assert "3 of 4 replicas" in world.condition("DeploymentReady")["message"]

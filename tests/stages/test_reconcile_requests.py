@@ -121,7 +121,10 @@ class TestTheWay:
 
     def test_a_deployment_that_degrades_and_one_that_is_deleted(self, here):
         deployed(here)
-        here.operator_says("pending", available=1)
+        here.operator_says("pending", available=2)
+        assert once() == 0
+        assert here.state() == "Ready/Deployed"  # one more is on its way
+        here.operator_says("pending", available=0)
         assert once() == 0
         assert (here.state(), here.condition("DeploymentReady")[1]) == ("Deploying/Deploying", "DeploymentDegraded")
         here.cluster.drop(GRAPHS, "chat")

@@ -3,7 +3,7 @@
 profile there        SpecGenerated: ConfigMaps written, then the whole deployment in the status; what is deployed is that, to the letter
 autoApply false      Ready; a deployment of this request that a person applies is followed like our own
 autoApply true       Deploying, created once; one of that name that is somebody else's: Failed DeploymentConflict
-not ready / ready    Deploying / Deployed; was ready and is not: DeploymentDegraded
+not ready / ready    Deploying / Deployed; was ready and is not: DeploymentDegraded, but for replicas that are added to those that serve
 gone                 DeploymentDeleted, never made again
 """
 
@@ -104,8 +104,8 @@ def _followed(case: Case, request: Request, found: GraphSeen, graph: Object) -> 
     state, reason, message = _readiness(case, found)
     last = case.before.condition(Kind.READY)
     if reason != "DeploymentPending" and (last is None or last.reason != reason):
-        events = (*events, Said("Normal" if found.ready else "Warning", reason, message))
-    ready = Condition(Kind.READY, "True" if found.ready else "False", reason, message)
+        events = (*events, Said("Normal" if state is State.DEPLOYED else "Warning", reason, message))
+    ready = Condition(Kind.READY, "True" if state is State.DEPLOYED else "False", reason, message)
     return Outcome(state, message, conditions=(valid, ready), fields=fields, actions=_upkeep(case, request, graph), events=events)
 
 
@@ -114,6 +114,8 @@ def _readiness(case: Case, found: GraphSeen) -> tuple[State, str, str]:
     trouble = f": {one_line(found.trouble)}" if found.trouble else ""
     if found.ready:
         return State.DEPLOYED, "DeploymentReady", f"DynamoGraphDeployment {found.name} serves"
+    if case.before.state is State.DEPLOYED and _still_serves(found):
+        return State.DEPLOYED, "DeploymentReady", f"DynamoGraphDeployment {found.name} serves, {count} are available and the others start"
     last = case.before.condition(Kind.READY)
     if case.before.state is State.DEPLOYED or (last is not None and last.reason == "DeploymentDegraded"):
         look = f"kubectl describe dynamographdeployment {found.name} -n {found.namespace}"
@@ -121,6 +123,11 @@ def _readiness(case: Case, found: GraphSeen) -> tuple[State, str, str]:
         return State.DEPLOYING, "DeploymentDegraded", f"{what}; {look}"
     reason = "DeploymentNotStarting" if trouble else "DeploymentPending"
     return State.DEPLOYING, reason, f"DynamoGraphDeployment {found.name} is not ready yet, {count} are available{trouble}"
+
+
+def _still_serves(found: GraphSeen) -> bool:
+    """One that was ready is not so while replicas are added, by the planner among others; that is no trouble."""
+    return found.state != "failed" and not found.trouble and found.available_replicas > 0
 
 
 def _deleted(case: Case, request: Request) -> Outcome:
