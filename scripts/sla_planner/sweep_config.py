@@ -150,6 +150,9 @@ class SweepConfig(Config):
 
     output_dir: Annotated[LoosePath, Setting("results folder; what it holds of an earlier sweep is gone on with")] = Path("profiling_results")
     publish_configmap: Annotated[Name | None, Setting("ConfigMap of this namespace that holds the profile in the end", default="none")] = None
+    publish_existing_only: Annotated[
+        bool, Setting("publish into a ConfigMap that is there, and make none: one that is gone is not wanted any more")
+    ] = False
     dry_run: Annotated[bool, Setting("write what would be started and what it would cost, and start nothing")] = False
     json_output: Annotated[bool, Setting("the result as one JSON object on stdout", flags=("--json",))] = False
     log_format: Annotated[Literal["auto", "human", "json"], Setting("log lines; auto is human on a terminal, else json")] = "auto"

@@ -61,6 +61,31 @@ def test_somebody_who_writes_at_the_same_moment_is_overwritten(cluster):
         publish(cluster.api(), "data", TWINS, {}, **MARKS)
 
 
+def test_one_that_is_gone_is_not_made_anew_where_only_an_existing_one_is_wanted(cluster):
+    with pytest.raises(UsageError, match="the ConfigMap data that the profile is for is gone from namespace here"):
+        publish(cluster.api(), "data", TWINS, {}, **MARKS, existing_only=True)
+    assert cluster.names("configmaps") == []
+    cluster.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "data"}, "data": {}})
+    assert publish(cluster.api(), "data", TWINS, {}, **MARKS, existing_only=True) == tuple(TWINS)
+
+
+@pytest.mark.parametrize(("existing_only", "left"), [(True, []), (False, ["data"])])
+def test_one_that_goes_between_reading_and_writing(cluster, existing_only, left):
+    cluster.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "data"}, "data": {}})
+
+    def goes(call):
+        if call.verb == "update" and cluster.names("configmaps"):
+            cluster.drop("configmaps", "data")
+
+    cluster.failures.append(goes)
+    if existing_only:
+        with pytest.raises(UsageError, match="is gone from namespace here"):
+            publish(cluster.api(), "data", TWINS, {}, **MARKS, existing_only=True)
+    else:
+        publish(cluster.api(), "data", TWINS, {}, **MARKS)
+    assert cluster.names("configmaps") == left
+
+
 def test_a_missing_right_is_told(cluster):
     cluster.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "data"}, "data": {}})
     cluster.deny("update", "configmaps")

@@ -125,7 +125,15 @@ class Place:
         profile = over_tensor_parallel(read_profile(sample_profile_dir()), (1, 2))
         notes = {FEASIBLE: str(feasible).lower(), DIGEST: "d1"}
         whole = json.dumps({"format": FORMAT, **asdict(profile)})
-        publish(self.cluster.api(), into, json_twins(profile), {"profile.json": whole}, labels={}, annotations=notes)
+        publish(
+            self.cluster.api(),
+            into,
+            json_twins(profile),
+            {"profile.json": whole},
+            labels={},
+            annotations=notes,
+            existing_only="--publish-existing-only" in args,
+        )
 
     def profiled(self, *, name: str = "chat") -> None:
         self.publish(name=name)

@@ -12,6 +12,7 @@ from tests.stages.requests_place import GRAPHS, JOBS, MAPS, REQUESTS, Place, pla
 from sla_planner.cli import run
 from sla_planner.cluster.requests_actions import Occupied
 from sla_planner.engines.dgd_requests import base_manifest
+from sla_planner.errors import UsageError
 from sla_planner.stages import reconcile_requests_one as stage
 
 ONCE = ("reconcile-requests", "--once", "--log-format", "human")
@@ -409,6 +410,15 @@ class TestGone:
         assert here.word.read_text() == "there are no requests"
         kept = ["planner-profile-data-chat"] if state == "Ready" else []
         assert (here.cluster.names(JOBS), here.cluster.names(MAPS), here.cluster.names(GRAPHS)) == ([], kept, ["chat"] if state == "Ready" else [])
+
+    def test_a_sweep_that_ends_after_it_leaves_no_profile_behind(self, here):
+        begun(here)
+        job = here.found(JOBS, "profile-chat")
+        here.delete()
+        here.cluster.put(job)  # its pod is still ending
+        with pytest.raises(UsageError, match="planner-profile-data-chat that the profile is for is gone"):
+            here.publish()
+        assert here.cluster.names(MAPS) == []
 
     def test_one_that_is_on_its_way_out_is_left_alone(self, here):
         here.request()

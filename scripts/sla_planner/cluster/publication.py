@@ -1,6 +1,7 @@
 """A profile as a ConfigMap, for planners that mount it: the same files as in the results folder, as far as they fit.
 
 The data is replaced as a whole, so nothing of an earlier sweep stays beside it. What does not fit any more is removed rather than left old.
+Where somebody else has made the ConfigMap for this profile, it is not made anew: one that is gone is not wanted any more, and nobody would remove it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,18 @@ log = logging.getLogger(__name__)
 
 
 def publish(
-    api: KubernetesApi, name: str, files: Mapping[str, str], extra: Mapping[str, str], *, labels: Mapping[str, str], annotations: Mapping[str, str]
+    api: KubernetesApi,
+    name: str,
+    files: Mapping[str, str],
+    extra: Mapping[str, str],
+    *,
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
+    existing_only: bool = False,
 ) -> tuple[str, ...]:
     """Make the ConfigMap `name` hold `files`, and of `extra` what fits as well, in order. Returns the keys that it holds now.
 
-    Raises `UsageError` when `files` do not fit: then there is no such ConfigMap any more.
+    Raises `UsageError` when `files` do not fit: then there is no such ConfigMap any more; and with `existing_only` when there is none.
     """
     held, size = dict(files), _size(files)
     if size > MOST_BYTES:
@@ -37,18 +45,30 @@ def publish(
             log.info("%s does not fit the ConfigMap %s beside the rest", key, name)
     for _ in range(_TRIES):
         try:
-            _write(api, name, held, labels, annotations)
+            _write(api, name, held, labels, annotations, existing_only=existing_only)
         except Conflict:  # somebody was faster; what they wrote is older than ours, or they will say so too
             continue
+        except NotFound:
+            if not existing_only:  # it went after it was read
+                continue
+            what = f"the ConfigMap {name} that the profile is for is gone from namespace {api.namespace}"
+            raise UsageError(
+                what, hint="if the profile is still wanted, make the ConfigMap and run the sweep again: it measures nothing twice"
+            ) from None
         return tuple(held)
     raise UsageError(f"the ConfigMap {name} changes all the time", hint="find out who else writes it, or publish under another name")
 
 
-def _write(api: KubernetesApi, name: str, data: Mapping[str, str], labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
+def _write(
+    api: KubernetesApi, name: str, data: Mapping[str, str], labels: Mapping[str, str], annotations: Mapping[str, str], *, existing_only: bool
+) -> None:
+    """Raises `Conflict`, and `NotFound` where it is gone."""
     body: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": dict(data)}
     try:
         found = api.get(CONFIG_MAPS, name)
     except NotFound:
+        if existing_only:
+            raise
         body["metadata"] |= {"labels": dict(labels), "annotations": dict(annotations)}
         api.create(CONFIG_MAPS, body)
         return

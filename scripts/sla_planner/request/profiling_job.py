@@ -87,6 +87,7 @@ def sweep_arguments(request: Request, gpus: GpusSeen | None) -> list[str]:
         ("--ready-limit-s", None if offline else profiling.start_limit_s),
         ("--output-dir", results_dir(request)),
         ("--publish-configmap", profile_name(request)),
+        ("--publish-existing-only", _SWITCH),
         ("--log-format", "json"),
         ("--dry-run", _SWITCH if profiling.dry_run else None),
     ]

@@ -44,7 +44,8 @@ class Cluster:
     def prepare(self, launcher: HostedLauncher | None, deployments: Sequence[Deployment]) -> None:
         """Before anything is measured. Raises `UsageError` or `ForbiddenError` for what would go wrong later."""
         name = self._config.publish_configmap
-        publishing = (Right("create", CONFIG_MAPS), *(Right(verb, CONFIG_MAPS, name=name) for verb in ("get", "update"))) if name else ()
+        making = () if self._config.publish_existing_only else (Right("create", CONFIG_MAPS),)
+        publishing = (*making, *(Right(verb, CONFIG_MAPS, name=name) for verb in ("get", "update"))) if name else ()
         if launcher is None:
             check_rights(self._api, publishing)
         else:
@@ -60,5 +61,6 @@ class Cluster:
             MODEL: result.profile.provenance.model,
             MEASURED_AT: result.profile.provenance.measured_at,
         }
-        keys = publish(self._api, name, twins, {PROFILE_JSON: whole}, labels=self._holder.labels(__version__), annotations=annotations)
+        labels, existing_only = self._holder.labels(__version__), self._config.publish_existing_only
+        keys = publish(self._api, name, twins, {PROFILE_JSON: whole}, labels=labels, annotations=annotations, existing_only=existing_only)
         return f"ConfigMap {name} in namespace {self._api.namespace} holds the profile: {', '.join(keys)}"
