@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from sla_planner.preflight.facts import Facts, RoleFacts, TargetFacts, Unread
 from sla_planner.preflight.finding import Area, Check, Finding
+from sla_planner.preflight.request_status import dropped_fields
 
 OLDEST_MINOR, NEWEST_MINOR = 31, 37  # 1.31: podFailurePolicy of our Jobs is stable; 1.37: the newest that the manifests are checked against
 CLOCK_LIMIT_S = 2.0
 OPERATOR_PATIENCE_S = 120.0  # an operator that runs has written a status long before
 
+RECONCILER = "reconcile-requests"
 REQUEST_CLASS = "slaplanner.io/request-class: sla-planner"
 REQUESTS_CRD = "dynamographdeploymentrequests.nvidia.com"
 DYNAMO_GUIDE = "https://github.com/ai-dynamo/dynamo/tree/main/deploy"
@@ -91,6 +93,8 @@ def check_request_definition(facts: Facts) -> Iterator[Finding]:
         because = definition.because if isinstance(definition, Unread) else f"the definition {REQUESTS_CRD} is not there"
         what = f"whose DynamoGraphDeploymentRequest (at {versions}) this is, ours or an operator's"
         yield REQUEST_CRD.unchecked(what, because, f"kubectl get crd {REQUESTS_CRD} --show-labels")
+    elif not facts.cluster.requests_are_ours and (dropped := dropped_fields(definition, served)):
+        yield _cannot_be_followed(facts, served[-1], dropped)
     elif not facts.cluster.requests_are_ours:
         yield REQUEST_CRD.ok(
             f"DynamoGraphDeploymentRequest is served at {versions}, by an operator's own definition: "
@@ -103,10 +107,23 @@ def check_request_definition(facts: Facts) -> Iterator[Finding]:
         first = facts.cluster.operators[0]
         what = f"DynamoGraphDeploymentRequest is our definition, and Dynamo's operator {first.namespace}/{first.name} is in this cluster"
         why = "both take every request: two sweeps, two deployments, and each overwrites the status of the other"
-        fix = "kubectl apply -k YOUR_OVERLAY    # without manifests/components/deployment-requests-crd; then the definition of Dynamo's platform again"
+        fix = "kubectl apply -k YOUR_OVERLAY    # without manifests/components/deployment-requests-crd; then put Dynamo's own definition back"
         yield REQUEST_CRD.problem(what, why, f"{fix}: {DYNAMO_GUIDE}")
     else:
         yield REQUEST_CRD.ok(f"DynamoGraphDeploymentRequest is served at {versions}, by our definition: every request is ours")
+
+
+def _cannot_be_followed(facts: Facts, version: str, dropped: tuple[str, ...]) -> Finding:
+    """A fault where somebody of ours works on requests; without, nobody writes those fields."""
+    what = f"the definition of DynamoGraphDeploymentRequest is an operator's own, and {version} of it drops status.{', status.'.join(dropped)}"
+    workloads, operators = facts.namespace.workloads, facts.cluster.operators
+    workers = [] if isinstance(workloads, Unread) else [each for each in workloads if each.stage == RECONCILER]
+    if not workers:
+        return REQUEST_CRD.ok(f"{what}: the operator takes requests, we cannot")
+    why = "we cannot see of a request how far it has come, so that none with our annotation can be followed"
+    if not operators:
+        return REQUEST_CRD.problem(what, why, "kubectl apply -k manifests/crds    # ours, since no operator is here that needs that one")
+    return REQUEST_CRD.problem(what, why, f"{facts.kubectl} delete {workers[0].kind.lower()} {workers[0].name}    # requests are the operator's here")
 
 
 def check_operator(facts: Facts) -> Iterator[Finding]:

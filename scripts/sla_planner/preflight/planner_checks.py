@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from sla_planner.preflight.cluster_checks import RECONCILER
 from sla_planner.preflight.facts import Document, Facts, LeaseFacts, TargetFacts, Unread, Workload, Wrong
 from sla_planner.preflight.finding import Area, Check, Finding
 
 STALE_INTERVALS = 3
-RECONCILER = "reconcile-requests"
 LEAST_STALE_S = 180.0  # a CronJob runs once a minute, and its pod takes a while
 
 SETTINGS = Check("settings", Area.PLANNER)

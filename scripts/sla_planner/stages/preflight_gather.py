@@ -10,8 +10,8 @@ from sla_planner.cluster.preflight_rights import account_may, own_rights
 from sla_planner.cluster.resources import CONFIG_MAPS, SCALING_ADAPTERS
 from sla_planner.cluster.scale_reference import scale_reference
 from sla_planner.planner_config import CONFIG_MAP, PlannerConfig
+from sla_planner.preflight.cluster_checks import RECONCILER
 from sla_planner.preflight.facts import Facts, NamespaceFacts, PlannerFacts, RightsFacts, TargetFacts, Unread
-from sla_planner.preflight.planner_checks import RECONCILER
 from sla_planner.preflight.rights import ADAPTERS, DYNAMO, Right, ScaledObject, planner_rights, reconciler_rights, sweep_rights, volume_rights
 from sla_planner.preflight_config import PreflightConfig
 from sla_planner.stages.preflight_settings import settings_of
