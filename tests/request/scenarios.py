@@ -218,6 +218,16 @@ SCENARIOS: dict[str, tuple[list[Move], tuple[str, str] | None, str]] = {
     "deleted while deploying": ([apply(), profiled, call("delete_request")], None, ""),
     "deleted when deployed": ([apply(), profiled, ready, call("delete_request")], None, ""),
     "deleted when failed": ([apply(), fails(3, NEAREST), call("delete_request")], None, ""),
+    "deleted and made anew while its deployment serves": (
+        [apply(), profiled, ready, call("delete_request"), apply(autoApply=False)],
+        ("Pending", "Pending"),
+        "DeploymentConflict",
+    ),
+    "deleted and made anew for another deployment while its own serves": (
+        [apply(), profiled, ready, call("delete_request"), apply(graph="z")],
+        ("Pending", "Pending"),
+        "NameTaken",
+    ),
     "deleted and made anew": (
         [apply(), profiled, ready, call("delete_request"), apply(), call("delete_graph"), profiled, ready],
         ("Ready", "Deployed"),

@@ -56,6 +56,8 @@ def test_how_far_the_sweep_is():
         ("name of somebody's deployment", ["kubectl delete dynamographdeployment x -n serving", "spec.deploymentOverrides.name"]),
         ("somebody's deployment comes", ["not applied", "kubectl delete dynamographdeployment x -n serving", "kubectl apply -f -"]),
         ("somebody's Job in the way", ["Job profile-x", "another name"]),
+        ("deleted and made anew while its deployment serves", ["kubectl delete dynamographdeployment x -n serving", "give the request another name"]),
+        ("deleted and made anew for another deployment while its own serves", ["leave planner-profile-data-x", "give the request another name"]),
         ("wrong spec", ["spec.profilingConfig.config.sla.ttft", "not -1", "milliseconds"]),
         ("Job deleted", ["profile-x is gone", "create it anew"]),
         ("profile too large", ["1,200,000 bytes", "measure fewer points"]),
@@ -306,3 +308,11 @@ def test_a_deployment_to_which_replicas_are_added_goes_on_serving():
     world = moved(*SCENARIOS["scaled up"][0])
     assert (world.condition("DeploymentReady")["status"], world.condition("Succeeded")["status"]) == ("True", "True")
     assert "3 of 4 replicas" in world.condition("DeploymentReady")["message"]
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name.startswith("deleted and made anew ")])
+def test_a_profile_that_a_deployment_serves_with_is_never_to_be_deleted(name):
+    message = played(name).requests["x"]["status"]["message"]
+    assert "else delete it" not in message
+    assert "delete configmap" not in message
+    assert "deploymentOverrides" not in message  # the name of the profile would be the same

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sla_planner.request.actions import Freeze, Said, StartProfiling
+from sla_planner.request.made_names import profile_name
 from sla_planner.request.makers import CannotBeMadeError
 from sla_planner.request.phases import Case, validated
 from sla_planner.request.spec import Fault, Method, Request
@@ -104,12 +105,23 @@ def _problems(case: Case, request: Request) -> Iterator[_Problem]:
         yield "ObjectsMissing", "; ".join(seen.missing)
     if gpus := _gpus_missing(case, request):
         yield "GPUsMissing", gpus
-    if request.auto_apply and seen.graph is not None and not seen.graph.ours:  # with it goes the profile that it keeps
-        other = "set another spec.deploymentOverrides.name" if request.shape == "v1alpha1" else "give the request another name"
+    taken = _taken(case)
+    if seen.graph is not None and not seen.graph.ours and (request.auto_apply or taken):  # with it goes the profile that it keeps
+        renamed = request.shape == "v1alpha1" and not taken
+        other = "set another spec.deploymentOverrides.name" if renamed else "give the request another name"
         yield "DeploymentConflict", f"{in_the_way(request)}; if it is no longer needed, {deletion(request)}; else {other}"
-    elif taken := _taken(case):
-        what = f"{', '.join(taken)} in namespace {request.namespace}: of an earlier request, or somebody else's"
-        yield "NameTaken", f"{what}; what a deleted request leaves goes by itself soon; else delete it, or give the request another name"
+    elif taken:
+        yield "NameTaken", _name_taken(case, request, taken)
+
+
+def _name_taken(case: Case, request: Request, taken: list[str]) -> str:
+    """A profile is never to be deleted: a planner may be reading it."""
+    what = f"{', '.join(taken)} in namespace {request.namespace}: of an earlier request, or somebody else's"
+    profile = profile_name(request)
+    if not any(profile in each for each in case.seen.in_the_way):
+        return f"{what}; what a deleted request leaves goes by itself soon; else delete it, or give the request another name"
+    keeper = f"leave {profile} to the deployment that serves with it, it goes when that is deleted"
+    return f"{what}; {keeper} (kubectl get configmap {profile} -n {request.namespace} -o yaml names it as owner); or give the request another name"
 
 
 def in_the_way(request: Request) -> str:
