@@ -307,3 +307,23 @@ def test_the_gravest_of_an_area_stands_last():
 @pytest.mark.parametrize(("text", "value"), [("1Ki", 1024), ("2Gi", 2 * 2**30), ("500m", 0.5), ("3k", 3000), ("7", 7), (4, 4), ("none", 0)])
 def test_quantities(text, value):
     assert float(quantity(text)) == value
+
+
+def fix_of(facts: Facts, check: str) -> str:
+    (found,) = [each.fix for each in findings_of(facts) if each.check == check]
+    return found
+
+
+def test_of_two_planners_one_is_stopped_as_its_kind_is():
+    first = CLEAN.namespace.workloads[0]
+    assert fix_of(namespace(workloads=(first, replace(first, name="old"))), "runs").startswith("kubectl -n llm scale deployment old --replicas=0")
+    periodic = replace(first, kind="CronJob", name="each-minute")
+    command = """kubectl -n llm patch cronjob each-minute -p '{"spec":{"suspend":true}}'"""
+    assert fix_of(namespace(workloads=(periodic, first)), "runs").startswith(command)
+
+
+def test_who_works_on_requests_and_is_stopped_is_started_as_its_kind_is():
+    ours = {"request_versions": ("v1beta1",), "request_definition": {"metadata": {"labels": {"app.kubernetes.io/part-of": "sla-planner"}}}}
+    asleep = Workload("Deployment", "reconcile-requests", "reconcile-requests", False, {"spec": {}})
+    found = replace(namespace(workloads=(*CLEAN.namespace.workloads, asleep)), cluster=replace(CLEAN.cluster, operators=(), **ours))
+    assert fix_of(found, "requests") == "kubectl -n llm scale deployment reconcile-requests --replicas=1"

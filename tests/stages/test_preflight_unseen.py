@@ -222,6 +222,22 @@ def test_a_prometheus_that_is_named_is_looked_at_in_place_of_the_planners(cluste
     assert cluster.prometheus.url in next(each["what"] for each in findings if each["check"] == "metrics")
 
 
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {"labels": {"nvidia.com/dynamo-graph-deployment-name": "chat"}},
+        {"ownerReferences": [{"apiVersion": "nvidia.com/v1beta1", "kind": "DynamoComponentDeployment", "name": "chat-planner"}]},
+    ],
+)
+def test_what_an_operator_makes_of_a_graph_with_a_planner_is_no_second_one(cluster, preflight, marks):
+    made = cluster.get("deployments", "planner")
+    made["metadata"] |= {"name": "chat-planner", "labels": {**made["metadata"]["labels"], **marks.get("labels", {})}}
+    made["metadata"]["ownerReferences"] = marks.get("ownerReferences", [])
+    cluster.put(made)
+    code, findings = preflight()
+    assert (code, grave(findings)) == (0, [])
+
+
 # ---- what is scaled -------------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """What preflight knows of a cluster and of a namespace in it. Reads only: lists and gets, no secret's value is kept.
 
 What looks like Dynamo's operator is a Deployment with `dynamo` and `operator` in its name, or so labelled; what is ours carries the label
-`app.kubernetes.io/name: sla-planner`.
+`app.kubernetes.io/name: sla-planner`, and is not made of a graph: its operator may give a service's labels to what it makes of it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from sla_planner.preflight.namespace_checks import accounts_of
 from sla_planner.preflight.references import config_maps_named, secrets_named
 
 GPU = "nvidia.com/gpu"
+GRAPH_LABEL = "nvidia.com/dynamo-graph-deployment-name"
 DEFAULT_CLAIM = "dynamo-pvc"
 PRODUCT = "nvidia.com/gpu.product"
 RECENTLY_S = 3600.0
@@ -92,7 +93,7 @@ def cluster_facts(reader: Reader) -> ClusterFacts:
 def namespace_facts(reader: Reader, *, claim: str | None) -> NamespaceFacts:
     """Of `reader.api.namespace`. `claim`: the PVC that is meant; None = the one that is mounted by what is installed."""
     api = reader.api
-    ours, deployments = reader.all_of(CRON_JOBS, _OURS), reader.all_of(DEPLOYMENTS, _OURS)
+    ours, deployments = reader.all_of(CRON_JOBS, _OURS), _standing(reader.all_of(DEPLOYMENTS, _OURS))
     workloads, graphs = _workloads(ours, deployments), _graphs(reader)
     accounts = _accounts(reader, workloads)
     documents = [*_known(graphs), *_known(ours), *_known(deployments), *_known(accounts)]
@@ -196,6 +197,16 @@ def _graph(found: Mapping[str, Any]) -> GraphFacts:
     return GraphFacts(metadata["name"], age_s(metadata.get("creationTimestamp")), has_status, trouble.what if trouble else "")
 
 
+def _standing(deployments: Documents) -> Documents:
+    """Those that no operator of Dynamo's has made of a graph."""
+    return deployments if isinstance(deployments, Unread) else tuple(each for each in deployments if not _of_a_graph(each))
+
+
+def _of_a_graph(found: Mapping[str, Any]) -> bool:
+    owners = found["metadata"].get("ownerReferences") or ()
+    return GRAPH_LABEL in labels_of(found) or any(str(each.get("apiVersion", "")).startswith("nvidia.com/") for each in owners)
+
+
 def _workloads(cron_jobs: Documents, deployments: Documents) -> tuple[Workload, ...] | Unread:
     if isinstance(cron_jobs, Unread):
         return cron_jobs
@@ -266,7 +277,7 @@ def _pod_troubles(reader: Reader) -> tuple[PodTrouble, ...] | Unread:
         trouble = keeps_from_running([pod], clues, gpu_wait_s=0.0)
         if trouble and trouble.patience_s <= age_s(pod["metadata"].get("creationTimestamp")):
             labels = labels_of(pod)
-            known = labels.get("app.kubernetes.io/name") == "sla-planner" or "nvidia.com/dynamo-graph-deployment-name" in labels
+            known = labels.get("app.kubernetes.io/name") == "sla-planner" or GRAPH_LABEL in labels
             found.append(PodTrouble(pod["metadata"]["name"], trouble.kind, trouble.what, known))
     return tuple(found[:MOST_TOLD])
 

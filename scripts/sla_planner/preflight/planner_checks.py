@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,19 +52,23 @@ def check_runs(facts: Facts) -> Iterator[Finding]:
     running = [each for each in workloads if each.runs]
     if not running:
         first = workloads[0]
-        patch = """-p '{"spec":{"suspend":false}}'"""
-        periodic = first.kind == "CronJob"
-        order = f"patch cronjob {first.name} {patch}" if periodic else f"scale deployment {first.name} --replicas=1"
-        state, fix = "suspended" if periodic else "scaled to zero", f"{facts.kubectl} {order}"
-        yield RUNS.warning(f"the planner is installed, and {state}", "nothing is scaled until it runs", fix)
+        state = "suspended" if first.kind == "CronJob" else "scaled to zero"
+        yield RUNS.warning(f"the planner is installed, and {state}", "nothing is scaled until it runs", _switch(facts, first, on=True))
     elif len(running) > 1:
         names = " and ".join(f"{each.kind} {each.name}" for each in running)
-        patch = """-p '{"spec":{"suspend":true}}'"""
-        cron_job = next((each.name for each in running if each.kind == "CronJob"), running[-1].name)
+        second = next((each for each in running if each.kind == "CronJob"), running[-1])
         why = "they decide about the same workers, from different moments"
-        yield RUNS.problem(f"two planners run: {names}", why, f"{facts.kubectl} patch cronjob {cron_job} {patch}    # or delete one")
+        yield RUNS.problem(f"two planners run: {names}", why, f"{_switch(facts, second, on=False)}    # or delete one")
     else:
         yield RUNS.ok(f"the planner runs: {running[0].kind} {running[0].name}")
+
+
+def _switch(facts: Facts, workload: Workload, *, on: bool) -> str:
+    """The command that lets it run, or stops it."""
+    if workload.kind != "CronJob":
+        return f"{facts.kubectl} scale deployment {workload.name} --replicas={int(on)}"
+    patch = json.dumps({"spec": {"suspend": not on}}, separators=(",", ":"))
+    return f"{facts.kubectl} patch cronjob {workload.name} -p '{patch}'"
 
 
 def check_requests(facts: Facts) -> Iterator[Finding]:
@@ -77,9 +82,7 @@ def check_requests(facts: Facts) -> Iterator[Finding]:
         return
     what = "deployment requests can be made in this namespace, and nobody works on them"
     why = "a DynamoGraphDeploymentRequest stays as it was applied, without a status"
-    suspended = next((each.name for each in workers if each.kind == "CronJob"), "")
-    patch = """-p '{"spec":{"suspend":false}}'"""
-    fix = f"{facts.kubectl} patch cronjob {suspended} {patch}" if suspended else f"kubectl apply -k YOUR_OVERLAY    # with {RECONCILER} in it"
+    fix = _switch(facts, workers[0], on=True) if workers else f"kubectl apply -k YOUR_OVERLAY    # with {RECONCILER} in it"
     yield REQUESTS.warning(what, why, fix)
 
 
