@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 from tests.stages.requests_place import GRAPHS, JOBS, MAPS, place
@@ -61,6 +62,37 @@ class TestKilled:
         data = {name: here.found(MAPS, name)["data"] for name in names[MAPS]}
         status = {**here.status(), "conditions": [{**one, "lastTransitionTime": ""} for one in here.status()["conditions"]]}
         return names, data, status, sorted(here.found("events", name)["reason"] for name in here.cluster.names("events"))
+
+
+class TestLate:
+    """Two reconcilers, one of which is slow: it looked before the other acted."""
+
+    def test_what_profiling_began_with_is_not_replaced(self, here):
+        here.request()
+        others_turn = [True]
+
+        def other_acts(call):
+            if (call.verb, call.resource) == ("create", MAPS) and others_turn:
+                others_turn.clear()
+                here.edit(model="another/model")
+                settle()
+
+        here.cluster.failures.append(other_acts)
+        settle()
+        frozen = json.loads(here.found(MAPS, "dgdr-output-chat")["data"]["spec.json"])
+        assert frozen["model"] == "another/model"
+        (container,) = here.found(JOBS, "profile-chat")["spec"]["template"]["spec"]["containers"]
+        assert "another/model" in container["args"]
+        assert here.state() == "Profiling/Profiling"
+
+    def test_one_that_has_lost_its_turn_does_nothing_more(self, here):
+        here.request()
+        reconciler = open_reconciler(RequestsConfig())
+        reconciler.standing = lambda: "lease one-acts is held by b" if here.cluster.names(MAPS) else ""
+        assert reconciler.survey() == ["chat"]
+        look = reconciler.look("chat")
+        assert look.words == "left to another: lease one-acts is held by b"
+        assert (here.cluster.names(MAPS), here.cluster.names(JOBS), here.status()) == (["dgdr-output-chat"], [], {})
 
 
 def settle() -> None:

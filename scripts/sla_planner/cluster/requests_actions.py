@@ -2,6 +2,7 @@
 
 made already     an object of this request (label slaplanner.io/request-uid) counts as made; a ConfigMap gets the data that it should have
 somebody else's  is left alone: `Occupied` says whose it is, except for what is a mere courtesy (the shared copy of the profile)
+begun            what profiling begins with is not replaced once its Job is there, which another reconciler may have made: `Conflict`
 going            one of an earlier request of that name is being removed: `Occupied` as well, and the next look finds it gone
 """
 
@@ -16,7 +17,7 @@ from sla_planner.cluster.requests_seen import graph_is_ours, graph_resource, own
 from sla_planner.cluster.resources import CONFIG_MAPS, JOBS, Object, Resource, labels_of, name_of
 from sla_planner.errors import UnreachableError, UsageError
 from sla_planner.request.actions import Action, Deploy, Freeze, KeepProfile, StartProfiling, StopProfiling, WriteOutput
-from sla_planner.request.made_names import SHARED_PROFILE
+from sla_planner.request.made_names import SHARED_PROFILE, job_name
 from sla_planner.request.spec import NAME_LABEL, UID_LABEL, About
 
 _TRIES = 5
@@ -35,7 +36,10 @@ class Hands:
     say: Callable[[str], None]
 
     def carry_out(self, action: Action) -> None:
-        """Raises `Occupied`, `ForbiddenError`, `UsageError` (a quota, a schema), `UnreachableError`. Never `NotFound`: that would be the request."""
+        """Raises `Occupied`, `Conflict`, `ForbiddenError`, `UsageError` (a quota, a schema), `UnreachableError`.
+
+        Never `NotFound`: that would be the request.
+        """
         try:
             self._carry_out(action)
         except NotFound as error:
@@ -44,7 +48,7 @@ class Hands:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Freeze(config_map):
-                self._hold(config_map, "what profiling begins with")
+                self._hold(config_map, "what profiling begins with", before_profiling=True)
             case StartProfiling(profile_config_map, job):
                 self._make(CONFIG_MAPS, profile_config_map, "for the profile")
                 self._make(JOBS, job, "which profiles")
@@ -73,7 +77,7 @@ class Hands:
             raise _occupied(found, self.about)
         return found
 
-    def _hold(self, body: Mapping[str, Any], why: str) -> None:
+    def _hold(self, body: Mapping[str, Any], why: str, *, before_profiling: bool = False) -> None:
         """A ConfigMap with these data and labels; other keys of ours stay."""
         for _ in range(_TRIES):
             try:
@@ -85,6 +89,8 @@ class Hands:
             data = {**(found.get("data") or {}), **(body.get("data") or {})}
             if data == (found.get("data") or {}):
                 return
+            if before_profiling and self._has_begun():
+                raise Conflict(f"profiling has begun meanwhile, with what {name_of(body)} holds", hint="look again")
             try:
                 self.api.merge_patch(
                     CONFIG_MAPS,
@@ -96,6 +102,12 @@ class Hands:
             self.say(f"wrote {name_of(body)}, {why}")
             return
         raise UnreachableError(f"{name_of(body)} changes all the time", hint="find out who else writes it")
+
+    def _has_begun(self) -> bool:
+        try:
+            return owned_by(self.api.get(JOBS, job_name(self.about)), self.about.uid)
+        except NotFound:
+            return False
 
     def _stop(self, name: str) -> None:
         try:

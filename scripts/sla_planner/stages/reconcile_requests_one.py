@@ -51,13 +51,17 @@ class Look:
 
 @dataclass(slots=True)
 class Reconciler:
-    """Of one namespace. Safe for several threads, as long as no two look at the same request. `clock`: epoch seconds."""
+    """Of one namespace. Safe for several threads, as long as no two look at the same request. `clock`: epoch seconds.
+
+    `standing`: why another reconciler acts now and this one does not, or ''. It is asked before each action: a look may take longer than a Lease.
+    """
 
     requests: Requests
     sight: Sight
     makers: Makers
     book: EventBook
     dry_run: bool = False
+    standing: Callable[[], str] = lambda: ""
     clock: Callable[[], float] = time.time
     _said: dict[str, str] = field(default_factory=dict)  # the last trouble of each request, so that it is logged once
     _unowned: str = ""
@@ -111,6 +115,8 @@ class Reconciler:
             LOG.info(f"{name}: {words}", extra={"request": name})
 
         for action in wanted.actions:
+            if why := self.standing():
+                return Look(name, f"left to another: {why}", RETRY_S, trouble=UnreachableError(f"left to another: {why}", hint="look again"))
             try:
                 Hands(self.api, case.about, say).carry_out(action)
             except (UnreachableError, Conflict):

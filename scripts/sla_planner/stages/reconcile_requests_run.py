@@ -47,6 +47,7 @@ def run(loaded: Loaded[RequestsConfig]) -> None:
         LOG.info(line)
     reconciler = open_reconciler(config)
     lease = Leadership(reconciler.api, config.lease, stage=STAGE) if config.lease else None
+    reconciler.standing = lambda: _standing(lease)
     if config.once or config.dry_run:
         _once(reconciler, lease)
         return
@@ -57,6 +58,11 @@ def run(loaded: Loaded[RequestsConfig]) -> None:
     finally:
         if health:
             health.close()
+
+
+def _standing(lease: Leadership | None) -> str:
+    """Why it is another's turn; '' when it is ours."""
+    return "" if lease is None or lease.held else lease.words
 
 
 # ---- once -----------------------------------------------------------------------------------------------------------------------------------
@@ -183,7 +189,7 @@ class Loop:
         return self._trouble
 
     def _standing(self) -> str:
-        return "" if self.lease is None or self.lease.held else self.lease.words
+        return _standing(self.lease)
 
     def _survey(self) -> None:
         said = ""
