@@ -141,8 +141,9 @@ SCENARIOS: dict[str, tuple[list[Move], tuple[str, str] | None, str]] = {
         ("Ready", "Deployed"),
         "Deployed",
     ),
-    "too few GPUs": ([apply(min_gpus=16)], ("Pending", "Pending"), "GPUsMissing"),
-    "too few GPUs, nodes come": ([apply(min_gpus=16, gpus_per_node=16), profiled, ready], ("Ready", "Deployed"), "Deployed"),
+    "an engine over two nodes": ([apply(min_gpus=16), profiled, ready], ("Ready", "Deployed"), "Deployed"),
+    "too few GPUs": ([apply(min_gpus=32)], ("Pending", "Pending"), "GPUsMissing"),
+    "too few GPUs, nodes come": ([apply(min_gpus=32, gpus_per_node=16), profiled, ready], ("Ready", "Deployed"), "Deployed"),
     "name of somebody's deployment": ([call("somebodys_graph"), apply()], ("Pending", "Pending"), "DeploymentConflict"),
     "somebody's deployment goes": (
         [call("somebodys_graph"), apply(), call("delete_graph"), profiled, ready],

@@ -51,7 +51,7 @@ def test_how_far_the_sweep_is():
         ("image not pulled", ['"nowhere/profiler:1": not found', "spec.profilingConfig.profilerImage", "pull secret"]),
         ("unschedulable", ["3 Insufficient cpu", "as soon as a node has room"]),
         ("base missing", ["dgd-base", "kubectl create configmap dgd-base"]),
-        ("too few GPUs", ["16 GPUs", "the largest node has 8", "min_num_gpus_per_engine", "num_gpus_per_node"]),
+        ("too few GPUs", ["32 GPUs", "the nodes have 16 in all, the largest 8", "min_num_gpus_per_engine", "num_gpus_per_node"]),
         ("no operator", ["install the Dynamo operator"]),
         ("name of somebody's deployment", ["kubectl delete dynamographdeployment x -n serving", "spec.deploymentOverrides.name"]),
         ("somebody's deployment comes", ["not applied", "kubectl delete dynamographdeployment x -n serving", "kubectl apply -f -"]),
@@ -114,12 +114,13 @@ def test_a_base_manifest_that_is_none_waits_for_a_better_one():
         (0, {"offline": True}, "Profiling"),
         (1, {}, "Profiling"),
         (8, {"min_gpus": 8}, "Profiling"),
-        (8, {"min_gpus": 9}, "Pending"),
-        (8, {"min_gpus": 9, "gpus_per_node": 16}, "Profiling"),
+        (8, {"min_gpus": 16}, "Profiling"),
+        (8, {"min_gpus": 17}, "Pending"),
+        (8, {"min_gpus": 17, "gpus_per_node": 16}, "Profiling"),
         (0, {"gpus_per_node": 8}, "Profiling"),
     ],
 )
-def test_gpus_that_no_node_has(largest, spec, state):
+def test_gpus_that_the_nodes_do_not_have(largest, spec, state):
     world = World()
     world.gpus = type(world.gpus)(largest_node=largest, total=2 * largest)
     world.apply(**spec)
@@ -271,7 +272,7 @@ def test_notes_of_the_reader_are_told():
 
 def test_a_beta_request_is_told_in_its_own_words():
     world = World()
-    world.apply(shape="v1beta1", min_gpus=16)
+    world.apply(shape="v1beta1", min_gpus=32)
     settle(world)
     assert "spec.hardware.numGpusPerNode" in world.requests["x"]["status"]["message"]
     assert "min_num_gpus_per_engine" not in world.requests["x"]["status"]["message"]
@@ -316,3 +317,16 @@ def test_a_profile_that_a_deployment_serves_with_is_never_to_be_deleted(name):
     assert "else delete it" not in message
     assert "delete configmap" not in message
     assert "deploymentOverrides" not in message  # the name of the profile would be the same
+
+
+def test_nodes_that_are_not_there_yet_are_told_of_and_it_stays_so():
+    world = World()
+    world.apply(gpus_per_node=16)
+    settle(world)
+    said = "num_gpus_per_node is 16 and the nodes have 16 in all, the largest 8 now"
+    assert said in world.condition("Validation")["message"]
+    world.gpus = None  # nodes are looked at only in the beginning
+    world.profiled()
+    settle(world)
+    assert world.condition("Validation")["status"] == "True"
+    assert said in world.condition("Validation")["message"]

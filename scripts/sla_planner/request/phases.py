@@ -7,10 +7,13 @@ from typing import Any
 
 from sla_planner.request.actions import Said
 from sla_planner.request.makers import Makers
+from sla_planner.request.phases_gpus import gpu_notes
 from sla_planner.request.seen import JobSeen, Seen, Status
 from sla_planner.request.settings import Settings
 from sla_planner.request.spec import About, Fault, Object, Request
 from sla_planner.request.status import Before, Condition, Kind, Outcome, State
+
+_VALID = "Valid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +70,16 @@ def spec_in_force(about: About, status: Status, frozen: Object | None, *, job: J
 
 
 def validated(case: Case, request: Request) -> tuple[Condition, tuple[Said, ...]]:
-    """The condition of a request that can be followed, and an Event where its spec was changed too late."""
+    """The condition of a request that can be followed, and an Event where its spec was changed too late. What was said of the cluster when
+    profiling began stays.
+    """
     if case.changed:
         return spec_change_rejected(case)
-    notes = f"; {'; '.join(request.notes)}" if request.notes else ""
-    return Condition(Kind.VALIDATION, "True", "Valid", f"the spec is right and what it needs is there{notes}"), ()
+    last = case.before.condition(Kind.VALIDATION)
+    if case.begun and last is not None and (last.status, last.reason) == ("True", _VALID):
+        return last, ()
+    notes = "".join(f"; {note}" for note in (*request.notes, *gpu_notes(request, case.seen)))
+    return Condition(Kind.VALIDATION, "True", _VALID, f"the spec is right and what it needs is there{notes}"), ()
 
 
 def spec_change_rejected(case: Case) -> tuple[Condition, tuple[Said, ...]]:

@@ -13,6 +13,7 @@ from sla_planner.request.actions import Freeze, Said, StartProfiling
 from sla_planner.request.made_names import profile_name
 from sla_planner.request.makers import CannotBeMadeError
 from sla_planner.request.phases import Case, validated
+from sla_planner.request.phases_gpus import gpus_missing
 from sla_planner.request.spec import Fault, Method, Request
 from sla_planner.request.status import Condition, Kind, Outcome, State
 
@@ -103,7 +104,7 @@ def _problems(case: Case, request: Request) -> Iterator[_Problem]:
         yield "BaseManifestMissing", seen.base_trouble or "there is no base manifest"
     if seen.missing:
         yield "ObjectsMissing", "; ".join(seen.missing)
-    if gpus := _gpus_missing(case, request):
+    if gpus := gpus_missing(request, case.seen):
         yield "GPUsMissing", gpus
     taken = _taken(case)
     if seen.graph is not None and not seen.graph.ours and (request.auto_apply or taken):  # with it goes the profile that it keeps
@@ -138,20 +139,3 @@ def deletion(request: Request) -> str:
 def _taken(case: Case) -> list[str]:
     job = case.seen.job
     return [*case.seen.in_the_way, *([f"Job {job.name}"] if job is not None and not job.ours else [])]
-
-
-def _gpus_missing(case: Case, request: Request) -> str:
-    """Whether an engine is wanted that no node can hold. Who says how many GPUs a node has may have nodes that come when they are needed."""
-    gpus, limits = case.seen.gpus, request.profiling.limits
-    if gpus is None or limits.gpus_per_node is not None or request.profiling.method is Method.OFFLINE:
-        return ""
-    least = limits.min_gpus or 1
-    if least <= gpus.largest_node:
-        return ""
-    alpha = request.shape == "v1alpha1"
-    config = "spec.profilingConfig.config.hardware" if alpha else "spec.hardware"
-    has = f"the largest node has {gpus.largest_node}" if gpus.largest_node else "no node has any"
-    lower = f"lower {config}.min_num_gpus_per_engine, " if alpha and least > 1 else ""
-    per_node = f"{config}.{'num_gpus_per_node' if alpha else 'numGpusPerNode'}"
-    ways = f"add nodes with GPUs, {lower}or set {per_node} where such nodes come when they are needed"
-    return f"an engine needs {least} GPU{'s' if least > 1 else ''} and {has}; {ways}"
