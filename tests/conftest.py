@@ -17,15 +17,16 @@ from pathlib import Path
 
 import pytest
 import requests
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 START_TIMEOUT_S = 30.0
 
 # As the command does, and before anything imports numpy: threads that wait for one another would be most of what the tests of ARIMA cost.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-settings.register_profile("brief", max_examples=50)
-settings.register_profile("repeatable", max_examples=50, derandomize=True)
+BUSY = [HealthCheck.too_slow]  # says how busy the machine is, not what is wrong
+settings.register_profile("brief", max_examples=50, suppress_health_check=BUSY)
+settings.register_profile("repeatable", max_examples=50, derandomize=True, suppress_health_check=BUSY)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("repeatable" if os.environ.get("CI") else "brief")
 
