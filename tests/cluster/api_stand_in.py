@@ -51,6 +51,7 @@ class ApiStandIn:
     calls: list[Call] = field(default_factory=list)
     denied: set[tuple[str, str]] = field(default_factory=set)
     failures: list[Callable[[Call], int | None]] = field(default_factory=list)
+    pruned: dict[str, set[str]] = field(default_factory=dict)  # by plural: fields of the status that the schema does not have
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -174,6 +175,10 @@ class ApiStandIn:
             changed = _merged(changed, call.body)
         if asked and asked != found["metadata"]["resourceVersion"]:
             return self._status(409, f'Operation cannot be fulfilled on {resource.name} "{call.name}": the object has been modified')
+        for unknown in self.pruned.get(resource.plural, ()):
+            (changed.get("status") or {}).pop(unknown, None)
+        if call.query.get("dryRun"):
+            return 200, changed
         if subresource == "scale":
             replicas = changed["spec"]["replicas"]
             changed = copy.deepcopy(found)

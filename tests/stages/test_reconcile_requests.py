@@ -13,6 +13,7 @@ from sla_planner.cli import run
 from sla_planner.cluster.requests_actions import Occupied
 from sla_planner.engines.dgd_requests import base_manifest
 from sla_planner.errors import UsageError
+from sla_planner.requests_config import RequestsConfig
 from sla_planner.stages import reconcile_requests_one as stage
 
 ONCE = ("reconcile-requests", "--once", "--log-format", "human")
@@ -351,6 +352,42 @@ class TestWhose:
         here.request(annotations={"slaplanner.io/request-class": "dynamo"})
         assert once() == 0
         assert here.status() == {}
+
+
+class TestDefinitionOfSomebodyElse:
+    """What its schema does not have is dropped without a word: nothing is made that would not be remembered."""
+
+    @pytest.mark.parametrize(
+        "dropped", [{"state", "message", "progress", "deployment"}, {"phase", "message", "progress", "profilingJobName", "dgdName"}]
+    )
+    def test_a_request_that_cannot_be_followed_is_left_alone_and_told_so(self, here, capsys, dropped):
+        here.cluster.pruned[REQUESTS] = dropped
+        here.request(annotations={"slaplanner.io/request-class": "sla-planner"})
+        for _ in range(2):
+            assert once() == 2
+        assert (here.status(), here.cluster.names(JOBS), here.cluster.names(MAPS)) == ({}, [], [])
+        (event,) = [here.found("events", name) for name in here.cluster.names("events")]
+        assert event["reason"] == "StatusNotKept"
+        assert all(f"status.{field}" in event["note"] for field in dropped)
+        assert "so this request cannot be followed; install ours (component deployment-requests-crd)" in capsys.readouterr().err
+        here.cluster.pruned.clear()
+        assert once() == 0
+        assert here.state() == "Profiling/Profiling"
+
+    def test_one_whose_schema_takes_other_values(self, here):
+        here.request()
+        here.cluster.failures.append(lambda call: 422 if call.resource == f"{REQUESTS}/status" and call.query.get("dryRun") else None)
+        assert once() == 2
+        assert (here.cluster.names(JOBS), here.events()) == ([], ["StatusNotKept"])
+
+    def test_while_it_runs_it_is_told_once_and_not_looked_at_all_the_time(self, here):
+        here.cluster.pruned[REQUESTS] = {"state"}
+        here.request()
+        reconciler = stage.open_reconciler(RequestsConfig())
+        reconciler.survey()
+        looks = [reconciler.look("chat") for _ in range(3)]
+        assert [(look.again_now, look.again_s) for look in looks] == [(False, 300.0)] * 3
+        assert [call.resource for call in here.cluster.writes() if "dryRun" not in call.query] == ["events"]
 
 
 class TestTwo:

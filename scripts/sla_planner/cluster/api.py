@@ -107,9 +107,19 @@ class KubernetesApi:
         query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
         return self._json("PATCH", self._path(resource, namespace, body["metadata"]["name"]), query, body, _APPLY_PATCH)
 
-    def merge_patch(self, resource: Resource, name: str, patch: Mapping[str, Any], *, subresource: str = "", namespace: str | None = None) -> Object:
+    def merge_patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Mapping[str, Any],
+        *,
+        subresource: str = "",
+        namespace: str | None = None,
+        dry_run: bool = False,
+    ) -> Object:
         """`metadata.resourceVersion` in `patch` makes it conditional: `Conflict` when the object has changed."""
-        return self._json("PATCH", self._path(resource, namespace, name, subresource), {"fieldManager": FIELD_MANAGER}, patch, _MERGE_PATCH)
+        query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        return self._json("PATCH", self._path(resource, namespace, name, subresource), query, patch, _MERGE_PATCH)
 
     def json_patch(self, resource: Resource, name: str, operations: list[Object], *, namespace: str | None = None) -> Object:
         """RFC 6902. Raises `Conflict` when a `test` among them fails."""

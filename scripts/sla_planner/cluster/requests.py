@@ -4,6 +4,7 @@ version    the newer of the two that the cluster serves; both have the same fiel
 whose      the annotation slaplanner.io/request-class says it; without it they are ours where the resource definition is (its label
            app.kubernetes.io/part-of: sla-planner). Where that may not be read, only those that are annotated are ours
 status     as a merge patch of what changes, on the version that was read: whoever was faster wins, and `Conflict` sends us back to look
+kept       a definition that is not ours may drop fields of the status without a word; what gets lost is asked for by a patch that is a dry run
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from sla_planner.cluster.api import KubernetesApi, NotFound
 from sla_planner.cluster.resources import Object, Resource, annotations_of, labels_of
-from sla_planner.errors import ForbiddenError, UsageError
+from sla_planner.errors import ForbiddenError, UnreachableError, UsageError
 from sla_planner.request.spec import CLASS_ANNOTATION, OUR_CLASS
 
 REQUESTS_BETA = Resource("nvidia.com", "v1beta1", "dynamographdeploymentrequests", "DynamoGraphDeploymentRequest")
@@ -22,6 +23,23 @@ REQUESTS_ALPHA = Resource("nvidia.com", "v1alpha1", "dynamographdeploymentreques
 DEFINITIONS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 
 _PART_OF, _US = "app.kubernetes.io/part-of", "sla-planner"
+
+_SPECIMEN: Mapping[str, Any] = {
+    "observedGeneration": 1,
+    "state": "Profiling",
+    "phase": "Profiling",
+    "message": "is this kept?",
+    "backend": "vllm",
+    "profilingJobName": "profile-x",
+    "profilingPhase": "Initializing",
+    "progress": {"mapping": "prefill TP:1", "point": 1, "points": 2, "etaSeconds": 1},
+    "profilingResults": "configmap/x",
+    "generatedDeployment": {"apiVersion": "nvidia.com/v1beta1", "kind": "DynamoGraphDeployment", "metadata": {"name": "x"}, "spec": {"services": {}}},
+    "dgdName": "x",
+    "deployment": {"name": "x", "namespace": "x", "state": "pending", "created": True},
+    "deploymentInfo": {"replicas": 1, "availableReplicas": 1},
+}
+"""A status with every field that is ever written."""
 
 
 class Requests:
@@ -70,6 +88,18 @@ class Requests:
         named = annotations_of(found).get(CLASS_ANNOTATION, "")
         return named == OUR_CLASS or (not named and not self.unowned)
 
+    def unkept(self, found: Object) -> str:
+        """Why what has become of the request `found` cannot be kept in its status, as a sentence; '' where it can. Nothing is written."""
+        name = found["metadata"]["name"]
+        try:
+            kept = self.api.merge_patch(self.resource, name, {"status": _SPECIMEN}, subresource="status", dry_run=True)
+        except (ForbiddenError, UnreachableError):
+            raise
+        except UsageError as error:
+            return f"the definition of {self.resource.kind} in this cluster refuses the status that is written here ({error.message})"
+        lost = _lost(_SPECIMEN, kept.get("status"), "status")
+        return f"the definition of {self.resource.kind} in this cluster drops {', '.join(lost)}" if lost else ""
+
     def write_status(self, found: Object, status: Mapping[str, Any]) -> None:
         """Raises `Conflict` when the request is not what was read, `NotFound` when it is gone."""
         metadata = found["metadata"]
@@ -79,6 +109,17 @@ class Requests:
 
 def is_alive(found: Object) -> bool:
     return not found["metadata"].get("deletionTimestamp")
+
+
+def _lost(wanted: Mapping[str, Any], kept: Any, path: str) -> list[str]:
+    lost: list[str] = []
+    for key, value in wanted.items():
+        there = kept.get(key) if isinstance(kept, Mapping) else None
+        if isinstance(value, Mapping) and value and isinstance(there, Mapping):
+            lost += _lost(value, there, f"{path}.{key}")
+        elif there != value:
+            lost.append(f"{path}.{key}")
+    return lost
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:

@@ -4,13 +4,14 @@ the request changed meanwhile    looked at again at once
 an object is in the way          looked at again, since the next look may tell more; where it does not, told as a refusal
 a right is missing, or the cluster refuses   told in the status and as an Event, tried again
 the cluster does not answer      nothing is told, tried again
+the status would not be kept     told as an Event, and nothing is made: what is not remembered would be made again and again
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import click
@@ -23,7 +24,7 @@ from sla_planner.cluster.requests_actions import Hands, Occupied, planned
 from sla_planner.cluster.requests_seen import Sight, about_of
 from sla_planner.cluster.resources import Object
 from sla_planner.engines.dgd_requests import base_manifest, request_manifests
-from sla_planner.errors import PlannerError, UnreachableError
+from sla_planner.errors import PlannerError, UnreachableError, UsageError
 from sla_planner.request.actions import Said, Step
 from sla_planner.request.lifecycle import refused, step
 from sla_planner.request.made import Maker
@@ -35,6 +36,8 @@ from sla_planner.stages.reconcile_requests_reading import allowed, reading
 LOG = logging.getLogger("sla_planner.requests")
 RETRY_S = 5.0
 REFUSED_S = 30.0  # a person has to do something
+UNKEPT_S = 300.0
+UNKEPT_REASON = "StatusNotKept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,18 @@ class Reconciler:
         wanted = step(case, self._now())
         if self.dry_run:
             return self._rehearsed(found, case, wanted)
+        if case.before.state is None and (why := self.requests.unkept(found)):
+            return self._left(found, why)
         return self._done(found, case, wanted)
+
+    def _left(self, found: Object, why: str) -> Look:
+        """Alone: its status cannot be told, so an Event is. Once, as long as this process lives."""
+        name = found["metadata"]["name"]
+        hint = "install ours (component deployment-requests-crd), or leave the request to the operator whose definition it is"
+        trouble = UsageError(f"{why}, so this request cannot be followed", hint=hint)
+        if self._said.get(name) != str(trouble):
+            self._tell(found, [Said("Warning", UNKEPT_REASON, str(trouble))])
+        return Look(name, f"left alone: {why}", UNKEPT_S, trouble=trouble)
 
     def _done(self, found: Object, case: Case, wanted: Step) -> Look:
         name, done = case.about.name, []
@@ -133,14 +147,17 @@ class Reconciler:
 
     def _write(self, found: Object, wanted: Step) -> None:
         """Events before the status that makes them known: who is killed in between says them twice, which counts one up, and never not at all."""
-        name = found["metadata"]["name"]
-        for said in wanted.events:
-            log = LOG.warning if said.severity == "Warning" else LOG.info
-            log(f"{name}: {said.reason}: {said.message}", extra={"request": name, "reason": said.reason})
-        if wanted.events and (why := self.book.post([found], map(_notice, wanted.events))):
-            LOG.warning(f"{name}: Events cannot be posted: {why}", extra={"request": name})
+        self._tell(found, wanted.events)
         if wanted.status is not None:
             self.requests.write_status(found, wanted.status)
+
+    def _tell(self, found: Object, events: Sequence[Said]) -> None:
+        name = found["metadata"]["name"]
+        for said in events:
+            log = LOG.warning if said.severity == "Warning" else LOG.info
+            log(f"{name}: {said.reason}: {said.message}", extra={"request": name, "reason": said.reason})
+        if events and (why := self.book.post([found], map(_notice, events))):
+            LOG.warning(f"{name}: Events cannot be posted: {why}", extra={"request": name})
 
     def _rehearsed(self, found: Object, case: Case, wanted: Step) -> Look:
         name = case.about.name
