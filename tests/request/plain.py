@@ -17,7 +17,8 @@ NAMESPACE, SHARED_PROFILE = "serving", "planner-profile-data"
 BASE_KEY, SPEC_KEY, GRAPH_KEY = "disagg.yaml", "spec.json", "config_with_planner.yaml"
 SETTINGS = Settings(profiler_image="profiler:1", planner_image="planner:1", image_limit_s=300.0)
 SPEC: dict[str, Any] = {"model": "m", "autoApply": True, "base": "dgd-base", "claim": "artefacts"}
-"""A request of these tests: `base`: its ConfigMap, `claim`: a volume, `wrong`: has a fault, `offline`, `dry_run`, `min_gpus`, `graph`: its name."""
+"""A request of these tests: `base`: its ConfigMap, `claim`: a volume, `wrong`: has a fault, `offline`, `dry_run`, `min_gpus`, `graph`: its name,
+`unusable_overrides`: they leave no deployment."""
 
 
 def job_name(name: str) -> str:
@@ -51,7 +52,9 @@ class Making:
         return {**self._object(request, job_name(request.name)), "facts": {"state": JobState.WAITING}}
 
     def graph(self, request: Request, seen: Seen) -> dict[str, Any]:
-        if seen.profile is None or request.model == "cannot be mapped":
+        if "unusable_overrides" in request.spec:
+            raise CannotBeMadeError("OverridesUnusable", f"overrides.dgd: {request.spec['unusable_overrides']}")
+        if seen.profile is None or (request.model == "cannot be mapped" and seen.profile.prefill != "TP1"):
             raise CannotBeMadeError("MappingRefused", "the workers of the base manifest take no --tp; use another base manifest")
         annotations = {"uid": request.uid}
         return {

@@ -159,6 +159,12 @@ SCENARIOS: dict[str, tuple[list[Move], tuple[str, str] | None, str]] = {
     "wrong spec": ([apply(wrong=-1)], ("Failed", "Failed"), "ValidationFailed"),
     "wrong spec put right": ([apply(wrong=-1), apply(), profiled, ready], ("Ready", "Deployed"), "Deployed"),
     "wrong spec, wrong again": ([apply(wrong=-1), apply(wrong=-2)], ("Failed", "Failed"), "ValidationFailed"),
+    "unusable overrides": ([apply(unusable_overrides="no decode worker")], ("Failed", "Failed"), "ValidationFailed"),
+    "unusable overrides put right": (
+        [apply(unusable_overrides="no decode worker"), apply(), profiled, ready],
+        ("Ready", "Deployed"),
+        "Deployed",
+    ),
     "spec edited while pending": (
         [apply(base="elsewhere"), apply(model="other"), profiled, ready],
         ("Ready", "Deployed"),

@@ -32,6 +32,8 @@ TOLD = {
     "somebody's deployment comes": [*BEGUN, "SpecGenerated", "DeploymentConflict"],
     "wrong spec": ["ValidationFailed"],
     "wrong spec put right": ["ValidationFailed", *DEPLOYED],
+    "unusable overrides": ["ValidationFailed"],
+    "unusable overrides put right": ["ValidationFailed", *DEPLOYED],
     "spec edited while profiling": [*BEGUN, "SpecChangeRejected", *DEPLOYED[2:]],
     "spec made wrong while profiling": [*BEGUN, "SpecChangeRejected", *DEPLOYED[2:]],
     "spec edited when deployed": [*DEPLOYED, "SpecChangeRejected"],

@@ -21,7 +21,7 @@ from sla_planner.model.profile import ParallelMapping
 from sla_planner.request.made_marks import labels
 from sla_planner.request.made_names import profile_name
 from sla_planner.request.made_patch import patched
-from sla_planner.request.makers import CannotBeMadeError
+from sla_planner.request.makers import OVERRIDES_UNUSABLE, CannotBeMadeError
 from sla_planner.request.manifests import Document, Manifests, Serving
 from sla_planner.request.profiling_job import NODE_GPUS, node_gpus, written
 from sla_planner.request.seen import GpusSeen, Seen
@@ -146,12 +146,12 @@ def _overlaid(graph: Document, patch: Object, manifests: Manifests) -> Document:
     other = "components" if version == _ALPHA else "services"
     if patch.get("apiVersion", version) != version or (isinstance(spec, Mapping) and other in spec):
         what = f"overrides.dgd is not for {version}, which the manifest is"
-        raise CannotBeMadeError("OverridesUnusable", f"{what}: write it for that version")
+        raise CannotBeMadeError(OVERRIDES_UNUSABLE, f"{what}: write it for that version")
     changed: Document = patched(graph, {**patch, "apiVersion": version, "kind": graph["kind"]})
     try:
         manifests.check(changed)
     except UsageError as error:
-        raise CannotBeMadeError("OverridesUnusable", f"with overrides.dgd, {error}") from None
+        raise CannotBeMadeError(OVERRIDES_UNUSABLE, f"with overrides.dgd, {error}") from None
     return changed
 
 

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from sla_planner.request.seen import Seen
 from sla_planner.request.spec import Object, Request
 
+OVERRIDES_UNUSABLE = "OverridesUnusable"
+"""Reason of a deployment that what the user lays over it leaves unusable."""
+
 
 class CannotBeMadeError(Exception):
     """The object cannot be made of what there is: a base manifest that is none, a mapping that it cannot take. The text says what to change."""

@@ -1,6 +1,6 @@
 """From the first look to the Job: what is wrong with the request, what it misses in the cluster, and what profiling begins with.
 
-wrong in the spec        Failed, until the spec is changed       ValidationFailed, an Event for every fault
+wrong in the spec        Failed, until the spec is changed       ValidationFailed, an Event for every fault; so is a patch that leaves no deployment
 missing in the cluster   Pending, looked at again                a reason for every kind of thing, an Event when what is missing changes
 nothing                  Profiling: spec put by, Job made        Initialized, ProfilingJobCreated
 """
@@ -8,16 +8,19 @@ nothing                  Profiling: spec put by, Job made        Initialized, Pr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from sla_planner.request.actions import Freeze, Said, StartProfiling
 from sla_planner.request.made_names import profile_name
-from sla_planner.request.makers import CannotBeMadeError
+from sla_planner.request.makers import OVERRIDES_UNUSABLE, CannotBeMadeError
 from sla_planner.request.phases import Case, validated
 from sla_planner.request.phases_gpus import gpus_missing
+from sla_planner.request.seen import ProfileSeen
 from sla_planner.request.spec import Fault, Method, Request
 from sla_planner.request.status import Condition, Kind, Outcome, State
 
 VALIDATION_FAILED = "ValidationFailed"
+_SMALLEST = ("TP1", "TP1")
 _MOST_EVENTS = 8  # of faults; the condition has them all
 _Problem = tuple[str, str]
 """Reason and message with the remedy."""
@@ -39,12 +42,21 @@ def wrong(faults: tuple[Fault, ...]) -> Outcome:
 
 def beginning(case: Case, request: Request) -> Outcome:
     """Nothing has been made yet, as far as the cluster shows."""
-    problems = list(_problems(case, request))
+    if problems := list(_problems(case, request)):
+        return _missing(case, request, problems)
     try:
-        begin = _begin(case, request) if not problems else None
+        begin = _begin(case, request)
+        _rehearse(case, request)
     except CannotBeMadeError as error:
-        problems, begin = [(error.reason, str(error))], None
-    return begin or _missing(case, request, problems)
+        if error.reason == OVERRIDES_UNUSABLE:
+            return wrong((Fault("spec.overrides.dgd", str(error), "correct it, or remove it"),))
+        return _missing(case, request, [(error.reason, str(error))])
+    return begin
+
+
+def _rehearse(case: Case, request: Request) -> None:
+    """What comes after hours of profiling is tried before, with the smallest of picks, and thrown away. Raises `CannotBeMadeError`."""
+    case.makers.graph(request, replace(case.seen, profile=ProfileSeen("", True, *_SMALLEST, "", {})))
 
 
 def arrival(case: Case, request: Request) -> tuple[Said, ...]:

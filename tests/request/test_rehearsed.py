@@ -1,0 +1,56 @@
+"""The deployment is tried before anything is measured, with the manifests and the program's own makers."""
+
+from __future__ import annotations
+
+import pytest
+
+from sla_planner.engines.dgd_requests import base_manifest
+from sla_planner.request.actions import Freeze, StartProfiling
+from sla_planner.request.lifecycle import step
+from sla_planner.request.phases import Case
+from sla_planner.request.seen import Seen
+from sla_planner.request.spec import About
+
+from .samples import ALL, ROOT, SETTINGS, beta, maker, request_of
+
+NOW = "2026-01-01T00:00:00Z"
+DGDS = ROOT / "tests" / "data" / "dgd"
+
+
+def first_look(document, base):
+    request = request_of(document)
+    about = About(request.name, request.namespace, request.uid, 1, request.spec)
+    return step(Case(about, request, Seen(taken=True, alone=True, graph_api=True, base=base), {}, maker(), SETTINGS), NOW)
+
+
+@pytest.mark.parametrize("sample", ALL, ids=lambda sample: sample.name)
+def test_every_sample_can_begin(sample):
+    taken = first_look(sample.document, base_manifest(sample.document["spec"]["backend"]))
+    assert [type(action) for action in taken.actions] == [Freeze, StartProfiling]
+
+
+@pytest.mark.parametrize("path", sorted(DGDS.glob("*disagg*.yaml")), ids=lambda path: path.stem)
+def test_every_disaggregated_manifest_can_begin(path):
+    taken = first_look(beta(backend=path.stem.split("-")[0], searchStrategy="thorough"), path.read_text())
+    assert taken.status["state"] == "Profiling", taken.status["message"]
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        ({"apiVersion": "nvidia.com/v9", "spec": {}}, "is not for nvidia.com/v1"),
+        ({"spec": {"components": None, "services": None}}, "spec.overrides.dgd"),
+    ],
+)
+def test_overrides_that_leave_no_deployment_are_a_fault_of_the_spec(patch, words):
+    taken = first_look(beta(backend="vllm", searchStrategy="thorough", overrides={"dgd": patch}), base_manifest("vllm"))
+    assert taken.actions == ()
+    assert (taken.status["state"], taken.status["conditions"][-1]["reason"]) == ("Failed", "ValidationFailed")
+    assert words in taken.status["message"]
+    assert [said.reason for said in taken.events] == ["ValidationFailed"]
+
+
+def test_a_manifest_with_one_worker_for_both_phases_waits_for_a_better_one():
+    taken = first_look(beta(backend="vllm", searchStrategy="thorough"), (DGDS / "vllm-agg.yaml").read_text())
+    assert taken.actions == ()
+    assert (taken.status["state"], taken.status["conditions"][-1]["reason"]) == ("Pending", "BaseManifestUnusable")
