@@ -48,8 +48,11 @@ FRONTEND = {"job": "frontend", "instance": "10.0.0.7:8000"}
 
 ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
 ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
+CLUSTER_ROLES = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
+CLUSTER_ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 OWN_KINDS = (
     *(ACCOUNTS, CRDS, CRON_JOBS, LIMIT_RANGES, NAMESPACES, POLICIES, QUOTAS, SCALED_OBJECTS, SECRETS, STORAGE_CLASSES, ROLES, ROLE_BINDINGS),
+    *(CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS),
 )
 CLUSTER_WIDE = {"Node", "Namespace", "CustomResourceDefinition", "StorageClass"}
 
@@ -135,16 +138,27 @@ class Installation(ApiStandIn):
         name = "dynamographdeploymentrequests.nvidia.com"
         self.put({"apiVersion": CRDS.api_version, "kind": CRDS.kind, "metadata": {"name": name, "labels": labels}}, namespace="")
 
+    def install_requests(self) -> None:
+        """Beside what is there, what manifests/overlays/deployment-requests has more, and its Roles; the resource definition is not touched."""
+        kinds = {each.kind for each in self.kinds} - {CRDS.kind}
+        for found in copy.deepcopy(build(ROOT / "manifests/overlays/deployment-requests")):
+            there = "" if found["kind"] in ("ClusterRole", "ClusterRoleBinding") else HERE
+            plural = next((each.plural for each in self.kinds if each.kind == found["kind"]), "")
+            found.get("metadata", {}).pop("namespace", None)
+            if found["kind"] == ROLES.kind or (found["kind"] in kinds and (plural, there, found["metadata"]["name"]) not in self.objects):
+                self.put(found, namespace=there)
+
     def allowed(self, account: str, asked: Object) -> bool:
-        """By the Roles that are bound to the account."""
-        bound = {each["roleRef"]["name"] for each in self._of(ROLE_BINDINGS, HERE) if any(subject["name"] == account for subject in each["subjects"])}
+        """By the Roles and ClusterRoles that are bound to the account."""
+        bindings = (*self._of(ROLE_BINDINGS, HERE), *self._of(CLUSTER_ROLE_BINDINGS, ""))
+        bound = {each["roleRef"]["name"] for each in bindings if any(subject["name"] == account for subject in each["subjects"])}
         resource = asked["resource"] + (f"/{asked['subresource']}" if asked.get("subresource") else "")
         return any(
             asked["group"] in rule["apiGroups"]
             and resource in rule["resources"]
             and asked["verb"] in rule["verbs"]
             and ("resourceNames" not in rule or asked.get("name") in rule["resourceNames"])
-            for role in self._of(ROLES, HERE)
+            for role in (*self._of(ROLES, HERE), *self._of(CLUSTER_ROLES, ""))
             if role["metadata"]["name"] in bound
             for rule in role["rules"]
         )

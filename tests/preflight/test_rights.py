@@ -6,7 +6,17 @@ import pytest
 import yaml
 from tests.manifests.objects import ROOT
 
-from sla_planner.preflight.rights import ROLES, Right, ScaledObject, planner_rights, reconciler_rights, sweep_rights, volume_rights
+from sla_planner.preflight.rights import (
+    RECONCILER_VIEW,
+    ROLES,
+    Right,
+    Rule,
+    ScaledObject,
+    planner_rights,
+    reconciler_rights,
+    sweep_rights,
+    volume_rights,
+)
 
 OWN = "preflight"  # what it lacks it says itself
 FILES = [
@@ -31,6 +41,12 @@ def test_the_table_is_what_the_role_grants(file):
 
 def test_the_table_has_no_role_that_is_not_committed():
     assert {yaml.safe_load(file.read_text())["metadata"]["name"] for file in FILES} == ROLES.keys()
+
+
+def test_what_who_works_on_requests_may_see_is_what_its_cluster_role_grants():
+    role = yaml.safe_load((ROOT / "manifests/components/deployment-requests-cluster/objects/clusterrole.yaml").read_text())
+    committed = [Rule(*rule["apiGroups"], *map(tuple, (rule["resources"], rule["verbs"], rule.get("resourceNames", ())))) for rule in role["rules"]]
+    assert list(RECONCILER_VIEW) == committed
 
 
 def said(rights):
@@ -93,6 +109,10 @@ def test_a_sweep_makes_graphs_or_deployments():
 def test_a_sweep_for_requests_leaves_profiles_of_any_name():
     more = set(sweep_rights(for_requests=True)[0]) - set(sweep_rights(for_requests=False)[0])
     assert said(more) == ["update configmaps"]
+
+
+def test_planners_of_requests_are_of_any_graph():
+    assert "patch dynamographdeployments.nvidia.com" in said(planner_rights([""], [], state="memory", lease=""))
 
 
 def test_who_works_on_requests_all_the_time_watches_them():

@@ -238,6 +238,51 @@ def test_what_an_operator_makes_of_a_graph_with_a_planner_is_no_second_one(clust
     assert (code, grave(findings)) == (0, [])
 
 
+# ---- who works on requests ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def requests(cluster):
+    """Beside an operator whose definition it is."""
+    cluster.serve_requests({})
+    cluster.install_requests()
+    return cluster
+
+
+def test_an_installation_that_works_on_requests_has_nothing_wrong(requests, preflight):
+    code, findings = preflight()
+    assert (code, grave(findings), unseen(findings)) == (0, [], {})
+    told = {each["check"]: each["what"] for each in findings}
+    assert told["view-of-reconcile-requests"].endswith("may see the nodes and whose the definition of requests is")
+    assert told["requests"] == "deployment requests with the annotation slaplanner.io/request-class: sla-planner are worked on in this namespace"
+
+
+@pytest.mark.parametrize(("rule", "words"), [(0, "may not list nodes"), (1, "may not get customresourcedefinitions.apiextensions.k8s.io dynamog")])
+def test_what_who_works_on_requests_may_not_see_of_the_cluster_is_told(requests, preflight, rule, words):
+    requests.edit("clusterroles", "sla-planner-deployment-requests", lambda found: found.update(rules=[found["rules"][rule]]), namespace="")
+    code, findings = preflight()
+    (told,) = grave(findings)
+    assert (code, told["check"], told["severity"]) == (0, "view-of-reconcile-requests", "warning")
+    assert words in told["what"]
+
+
+def test_beside_an_operator_too_somebody_has_to_work_on_annotated_requests(requests, preflight):
+    requests.edit("deployments", "reconcile-requests", lambda found: found["spec"].update(replicas=0))
+    (told,) = grave(preflight()[1])
+    assert (told["check"], "with the annotation" in told["what"]) == ("requests", True)
+    assert told["fix"] == f"kubectl -n {HERE} scale deployment reconcile-requests --replicas=1"
+
+
+def test_the_rights_of_planners_that_requests_make_are_asked_for_without_a_standing_one(requests, preflight):
+    requests.drop("deployments", "planner")
+    requests.drop("cronjobs", "planner")
+    assert grave(preflight()[1]) == []
+    requests.edit("roles", "planner", lambda found: found["rules"][4].update(verbs=["get"]))
+    (told,) = grave(preflight()[1])
+    assert told["check"] == "rights-of-planner"
+    assert "may not patch dynamographdeployments.nvidia.com" in told["what"]
+
+
 # ---- what is scaled -------------------------------------------------------------------------------------------------------------------------
 
 

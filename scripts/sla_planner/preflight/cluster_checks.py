@@ -106,7 +106,7 @@ def check_request_definition(facts: Facts) -> Iterator[Finding]:
     elif facts.cluster.operators:
         first = facts.cluster.operators[0]
         what = f"DynamoGraphDeploymentRequest is our definition, and Dynamo's operator {first.namespace}/{first.name} is in this cluster"
-        why = "both take every request: two sweeps, two deployments, and each overwrites the status of the other"
+        why = "it takes every request too (all of its versions that know requests do): two sweeps, two deployments, one status"
         fix = "kubectl apply -k YOUR_OVERLAY    # without manifests/components/deployment-requests-crd; then put Dynamo's own definition back"
         yield REQUEST_CRD.problem(what, why, f"{fix}: {DYNAMO_GUIDE}")
     else:

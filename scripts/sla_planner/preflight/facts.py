@@ -181,11 +181,12 @@ class NamespaceFacts:
 class RightsFacts:
     """By name of a ServiceAccount, what it may do of what its stage needs. `own`: of whoever runs this, what carries files to and from the volume.
 
-    `sweep_ways`: the sweep works with any one of these sets.
+    `sweep_ways`: the sweep works with any one of these sets. `reconciler_view`: of the cluster, for who works on requests.
     """
 
     accounts: Mapping[str, Mapping[Right, bool] | Unread] = field(default_factory=dict)
     sweep_ways: tuple[Mapping[Right, bool], ...] = ()
+    reconciler_view: Mapping[Right, bool] | Unread | None = None
     own: Mapping[Right, bool] | Unread | None = None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from sla_planner.preflight.cluster_checks import RECONCILER
+from sla_planner.preflight.cluster_checks import RECONCILER, REQUEST_CLASS
 from sla_planner.preflight.facts import Document, Facts, LeaseFacts, TargetFacts, Unread, Workload, Wrong
 from sla_planner.preflight.finding import Area, Check, Finding
 
@@ -72,15 +72,19 @@ def _switch(facts: Facts, workload: Workload, *, on: bool) -> str:
 
 
 def check_requests(facts: Facts) -> Iterator[Finding]:
-    """Deployment requests that are ours alone need somebody who works on them."""
-    workloads = facts.namespace.workloads
-    if not facts.cluster.requests_are_ours or isinstance(workloads, Unread):
+    """Deployment requests that are ours need somebody who works on them: all of them, or beside an operator those that are annotated."""
+    workloads, ours = facts.namespace.workloads, facts.cluster.requests_are_ours
+    if not facts.cluster.request_versions or isinstance(workloads, Unread):
         return
     workers = [each for each in workloads if each.stage == RECONCILER]
+    kind = "deployment requests" if ours else f"deployment requests with the annotation {REQUEST_CLASS}"
     if any(each.runs for each in workers):
-        yield REQUESTS.ok("deployment requests of this namespace are worked on")
+        yield REQUESTS.ok(f"{kind} are worked on in this namespace")
         return
-    what = "deployment requests can be made in this namespace, and nobody works on them"
+    if not workers and not ours:
+        yield REQUESTS.ok(f"nobody of ours works on requests in this namespace, {kind} included: they are the operator's")
+        return
+    what = f"{kind} can be made in this namespace, and nobody works on them"
     why = "a DynamoGraphDeploymentRequest stays as it was applied, without a status"
     fix = _switch(facts, workers[0], on=True) if workers else f"kubectl apply -k YOUR_OVERLAY    # with {RECONCILER} in it"
     yield REQUESTS.warning(what, why, fix)

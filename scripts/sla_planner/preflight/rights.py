@@ -123,6 +123,12 @@ ROLES = MappingProxyType(
     }
 )
 
+# Of the reconciler's ClusterRole (manifests/components/deployment-requests-cluster): what it can do without.
+RECONCILER_VIEW = (
+    Rule("apiextensions.k8s.io", ("customresourcedefinitions",), ("get",), ("dynamographdeploymentrequests.nvidia.com",)),
+    Rule("", ("nodes",), ("list",)),
+)
+
 
 def rights_of(rules: Iterable[Rule]) -> Iterator[Right]:
     """Verb by verb."""
@@ -167,6 +173,11 @@ def sweep_rights(*, for_requests: bool) -> tuple[tuple[Right, ...], tuple[tuple[
 def reconciler_rights(*, continuous: bool) -> tuple[Right, ...]:
     """Of who works on deployment requests, all the time (`continuous`) or once a minute."""
     return tuple(rights_of((*ROLES["reconcile-requests"], *(ROLES["reconcile-requests-watch"] if continuous else ()))))
+
+
+def reconciler_view() -> tuple[Right, ...]:
+    """Of who works on deployment requests, outside of its namespace."""
+    return tuple(rights_of(RECONCILER_VIEW))
 
 
 def volume_rights() -> tuple[Right, ...]:

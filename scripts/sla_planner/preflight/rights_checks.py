@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from sla_planner.preflight.cluster_checks import RECONCILER, REQUEST_CLASS
 from sla_planner.preflight.facts import Facts, Unread
 from sla_planner.preflight.finding import Area, Check, Finding
 from sla_planner.preflight.rights import Right
 
 OWN = Check("own-rights", Area.RIGHTS)
+VIEW = Check("view-of-reconcile-requests", Area.RIGHTS)
 
 
 def check_accounts_rights(facts: Facts) -> Iterator[Finding]:
@@ -31,6 +33,27 @@ def check_accounts_rights(facts: Facts) -> Iterator[Finding]:
         else:
             what = f"the ServiceAccount {account} may not {in_words(missing)}"
             yield check.problem(what, "those calls are refused with 403", _grant(facts, account, missing))
+
+
+def check_reconciler_view(facts: Facts) -> Iterator[Finding]:
+    """Of the cluster; who works on requests goes on without, and knows less."""
+    seen = facts.rights.reconciler_view
+    if seen is None:
+        return
+    if isinstance(seen, Unread):
+        yield VIEW.unchecked(f"what the ServiceAccount {RECONCILER} may see of the cluster", seen.because)
+        return
+    missing = [right for right, allowed in seen.items() if not allowed]
+    if not missing:
+        yield VIEW.ok(f"the ServiceAccount {RECONCILER} may see the nodes and whose the definition of requests is")
+        return
+    losses = {
+        "customresourcedefinitions": f"only requests with the annotation {REQUEST_CLASS} are taken",
+        "nodes": "GPUs that a request does not name are not found out, and one that fits no node is noticed after its Job has begun",
+    }
+    why = "; ".join(losses[right.plural] for right in missing)
+    fix = "kubectl apply -k YOUR_OVERLAY    # with the component manifests/components/deployment-requests-cluster"
+    yield VIEW.warning(f"the ServiceAccount {RECONCILER} may not {in_words(missing)}", why, fix)
 
 
 def check_own(facts: Facts) -> Iterator[Finding]:
@@ -78,4 +101,4 @@ def _grant(facts: Facts, account: str, missing: Iterable[Right]) -> str:
     return "\n".join(commands)
 
 
-CHECKS = (check_accounts_rights, check_own)
+CHECKS = (check_accounts_rights, check_reconciler_view, check_own)

@@ -12,10 +12,22 @@ from sla_planner.cluster.scale_reference import scale_reference
 from sla_planner.planner_config import CONFIG_MAP, PlannerConfig
 from sla_planner.preflight.cluster_checks import RECONCILER
 from sla_planner.preflight.facts import Facts, NamespaceFacts, PlannerFacts, RightsFacts, TargetFacts, Unread
-from sla_planner.preflight.rights import ADAPTERS, DYNAMO, Right, ScaledObject, planner_rights, reconciler_rights, sweep_rights, volume_rights
+from sla_planner.preflight.rights import (
+    ADAPTERS,
+    DYNAMO,
+    Right,
+    ScaledObject,
+    planner_rights,
+    reconciler_rights,
+    reconciler_view,
+    sweep_rights,
+    volume_rights,
+)
 from sla_planner.preflight_config import PreflightConfig
 from sla_planner.stages.preflight_settings import settings_of
 from sla_planner.stages.preflight_targets import remembered, runs_in_a_pod, target_facts
+
+STATUS = "sla-planner-status"  # the memory of generated planners
 
 
 def gather(config: PreflightConfig, reader: Reader) -> Facts:
@@ -49,9 +61,14 @@ def _rights(reader: Reader, namespace: NamespaceFacts, planner: PlannerConfig | 
     stages = {each.stage for each in workloads}
     accounts: dict[str, Mapping[Right, bool] | Unread] = {}
     ways: tuple[Mapping[Right, bool], ...] = ()
+    view: Mapping[Right, bool] | Unread | None = None
+    needed: list[Right] = []
     if "planner" in stages and planner is not None:
-        needed = _planner_rights(planner, [each for each in targets if each.namespace == reader.api.namespace])
-        accounts["planner"] = account_may(reader, "planner", needed)
+        needed += _planner_rights(planner, [each for each in targets if each.namespace == reader.api.namespace])
+    if RECONCILER in stages:  # the planners that it makes have the same account, and graphs that nobody can name yet
+        needed += planner_rights([""], [], state=STATUS, lease="")
+    if needed:
+        accounts["planner"] = account_may(reader, "planner", dict.fromkeys(needed))
     if "profile-sweep" in stages:
         always, either = sweep_rights(for_requests=RECONCILER in stages)
         accounts["profile-sweep"] = account_may(reader, "profile-sweep", always)
@@ -60,8 +77,9 @@ def _rights(reader: Reader, namespace: NamespaceFacts, planner: PlannerConfig | 
     if RECONCILER in stages:
         continuous = any(each.stage == RECONCILER and each.kind == "Deployment" for each in workloads)
         accounts[RECONCILER] = account_may(reader, RECONCILER, reconciler_rights(continuous=continuous))
+        view = account_may(reader, RECONCILER, reconciler_view())
     own = None if runs_in_a_pod() else own_rights(reader, volume_rights())
-    return RightsFacts(accounts, ways, own)
+    return RightsFacts(accounts, ways, view, own)
 
 
 def _planner_rights(planner: PlannerConfig, targets: Sequence[TargetFacts]) -> Sequence[Right]:
