@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sla_planner.engines.ai_configurator import OfflineProfile, OfflineRequest, offline_profile
+from sla_planner.engines.ai_configurator_library import SYSTEMS, load
 from sla_planner.errors import UsageError
 from sla_planner.model.calibrated import calibrated
 from sla_planner.model.engine import engine_of
@@ -287,3 +288,11 @@ except UsageError:
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "97 1\none line\n", "")
+
+
+def test_the_systems_that_are_listed_are_those_with_tables():
+    library = load()
+    database = library.database
+    named = {path.stem for folder in database.get_systems_paths() for path in Path(folder).glob("*.yaml")}
+    with_tables = {name for name in named if any(database.get_version_slots(name, backend) for backend in ("vllm", "sglang", "trtllm"))}
+    assert with_tables == SYSTEMS

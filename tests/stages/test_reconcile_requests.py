@@ -16,6 +16,8 @@ from sla_planner.errors import UsageError
 from sla_planner.requests_config import RequestsConfig
 from sla_planner.stages import reconcile_requests_one as stage
 
+SLA = {"isl": 3000, "osl": 150, "ttft": 200, "itl": 20}
+OFFLINE = {"use_ai_configurator": True, "aic_system": "h200_sxm"}
 ONCE = ("reconcile-requests", "--once", "--log-format", "human")
 
 
@@ -234,6 +236,15 @@ class TestEnds:
         status, reason, message = here.condition("Validation")
         assert (status, reason) == ("False", "ValidationFailed")
         assert words in message
+
+    def test_a_gpu_that_ai_configurator_does_not_know_ends_before_a_job_is_made(self, here):
+        here.request(sweep={"use_ai_configurator": True, "aic_system": "h20_typo"})
+        assert once() == 0
+        assert (here.state(), here.cluster.names(JOBS)) == ("Failed/Failed", [])
+        assert "AI Configurator has no data of 'h20_typo'; use one of a100_sxm, " in here.condition("Validation")[2]
+        here.edit(profilingConfig={**here.found(REQUESTS, "chat")["spec"]["profilingConfig"], "config": {"sweep": OFFLINE, "sla": SLA}})
+        assert once() == 0
+        assert here.state() == "Profiling/Profiling"
 
 
 class TestMissing:

@@ -11,6 +11,7 @@ from typing import Any
 from sla_planner.cluster.requests_seen import Reading
 from sla_planner.cluster.resources import Object
 from sla_planner.config import all_entries, load
+from sla_planner.engines.ai_configurator_library import SYSTEMS
 from sla_planner.errors import UsageError
 from sla_planner.planner_config import PlannerConfig
 from sla_planner.request.read import Allowed, InvalidRequestError, read
@@ -34,7 +35,7 @@ def allowed() -> Allowed:
     """For reading requests."""
     entries = all_entries(PlannerConfig)
     names = {flag.removeprefix("--").replace("-", "_") for entry in entries.values() for flag in entry.flags}
-    return Allowed(frozenset(names), planner_fixed=_FIXED, check_planner=faults_of)
+    return Allowed(frozenset(names), planner_fixed=_FIXED, check_planner=faults_of, aic_systems=SYSTEMS)
 
 
 def reading(found: Object, rules: Allowed) -> Reading:
