@@ -1,4 +1,4 @@
-"""The deployment is tried before anything is measured, with the manifests and the program's own makers."""
+"""The first look with the manifests and the program's own makers: the deployment is tried before anything is measured, nodes may be hidden."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NOW = "2026-01-01T00:00:00Z"
 DGDS = ROOT / "tests" / "data" / "dgd"
 
 
-def first_look(document, base):
+def first_look(document, base, **facts):
     request = request_of(document)
     about = About(request.name, request.namespace, request.uid, 1, request.spec)
-    return step(Case(about, request, Seen(taken=True, alone=True, graph_api=True, base=base), {}, maker(), SETTINGS), NOW)
+    return step(Case(about, request, Seen(taken=True, alone=True, graph_api=True, base=base, **facts), {}, maker(), SETTINGS), NOW)
 
 
 @pytest.mark.parametrize("sample", ALL, ids=lambda sample: sample.name)
@@ -54,3 +54,22 @@ def test_a_manifest_with_one_worker_for_both_phases_waits_for_a_better_one():
     taken = first_look(beta(backend="vllm", searchStrategy="thorough"), (DGDS / "vllm-agg.yaml").read_text())
     assert taken.actions == ()
     assert (taken.status["state"], taken.status["conditions"][-1]["reason"]) == ("Pending", "BaseManifestUnusable")
+
+
+NODES = "nodes is forbidden for the account reconcile-requests; give it list on nodes"
+
+
+def test_a_gpu_that_nobody_names_since_nodes_may_not_be_read():
+    taken = first_look(beta(backend="vllm"), base_manifest("vllm"), unknown={"gpus": NODES})
+    assert (taken.actions, taken.status["conditions"][0]["reason"]) == ((), "GPUTypeUnknown")
+    assert "the nodes cannot be read: nodes is forbidden for the account reconcile-requests" in taken.status["message"]
+
+
+def test_nodes_that_were_to_be_asked_and_may_not_be_read_are_told_of():
+    unread = first_look(beta(backend="vllm", searchStrategy="thorough"), base_manifest("vllm"), unknown={"gpus": NODES})
+    assert unread.status["state"] == "Profiling"
+    valid = unread.status["conditions"][0]
+    assert (valid["type"], valid["status"]) == ("Validation", "True")
+    assert f"the nodes cannot be read: {NODES}; so a node is taken to have 8 GPUs" in valid["message"]
+    said = first_look(beta(backend="vllm", searchStrategy="thorough", hardware={"numGpusPerNode": 4}), base_manifest("vllm"), unknown={"gpus": NODES})
+    assert "cannot be read" not in said.status["conditions"][0]["message"]

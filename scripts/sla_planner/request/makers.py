@@ -12,6 +12,9 @@ from sla_planner.request.spec import Object, Request
 OVERRIDES_UNUSABLE = "OverridesUnusable"
 """Reason of a deployment that what the user lays over it leaves unusable."""
 
+GPU_TYPE_UNKNOWN = "GPUTypeUnknown"
+"""Reason of a Job whose numbers depend on the GPU, which nobody names."""
+
 
 class CannotBeMadeError(Exception):
     """The object cannot be made of what there is: a base manifest that is none, a mapping that it cannot take. The text says what to change."""

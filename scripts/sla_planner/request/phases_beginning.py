@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from sla_planner.request.actions import Freeze, Said, StartProfiling
 from sla_planner.request.made_names import profile_name
-from sla_planner.request.makers import OVERRIDES_UNUSABLE, CannotBeMadeError
+from sla_planner.request.makers import GPU_TYPE_UNKNOWN, OVERRIDES_UNUSABLE, CannotBeMadeError
 from sla_planner.request.phases import Case, validated
-from sla_planner.request.phases_gpus import gpus_missing
+from sla_planner.request.phases_gpus import gpus_missing, nodes_unread
 from sla_planner.request.seen import ProfileSeen
 from sla_planner.request.spec import Fault, Method, Request
 from sla_planner.request.status import Condition, Kind, Outcome, State
@@ -50,7 +50,8 @@ def beginning(case: Case, request: Request) -> Outcome:
     except CannotBeMadeError as error:
         if error.reason == OVERRIDES_UNUSABLE:
             return wrong((Fault("spec.overrides.dgd", str(error), "correct it, or remove it"),))
-        return _missing(case, request, [(error.reason, str(error))])
+        unread = f"; {why}" if error.reason == GPU_TYPE_UNKNOWN and (why := nodes_unread(case.seen)) else ""
+        return _missing(case, request, [(error.reason, f"{error}{unread}")])
     return begin
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from sla_planner.request.profiling_job import NODE_GPUS
 from sla_planner.request.seen import GpusSeen, Seen
 from sla_planner.request.spec import Method, Request
+from sla_planner.request.status import one_line
 
 
 def gpus_missing(request: Request, seen: Seen) -> str:
@@ -21,9 +23,16 @@ def gpus_missing(request: Request, seen: Seen) -> str:
     return f"an engine needs {least} GPU{'s' if least > 1 else ''} and {_has(gpus)}; {ways}"
 
 
+def nodes_unread(seen: Seen) -> str:
+    """Why GPUs of nodes are not known, where that is so; else ''."""
+    return f"the nodes cannot be read: {one_line(seen.unknown['gpus'])}" if "gpus" in seen.unknown else ""
+
+
 def gpu_notes(request: Request, seen: Seen) -> tuple[str, ...]:
-    """What is said of nodes and is not so now."""
+    """What is said of nodes and is not so now; or that they were to be asked, and cannot be."""
     gpus, per_node = seen.gpus, request.profiling.limits.gpus_per_node
+    if per_node is None and request.profiling.discover_gpus and (why := nodes_unread(seen)):
+        return (f"{why}; so a node is taken to have {NODE_GPUS} GPUs: set {_per_node(request)} where it has not",)
     if gpus is None or per_node is None or request.profiling.method is Method.OFFLINE:
         return ()
     if _least_gpus(request) <= gpus.total and per_node <= gpus.largest_node:

@@ -15,7 +15,7 @@ from sla_planner.model.sla import Sla
 from sla_planner.request.made_marks import labels, owners
 from sla_planner.request.made_names import BASE_KEY, job_name, output_name, profile_name
 from sla_planner.request.made_patch import patched
-from sla_planner.request.makers import CannotBeMadeError
+from sla_planner.request.makers import GPU_TYPE_UNKNOWN, CannotBeMadeError
 from sla_planner.request.seen import GpusSeen
 from sla_planner.request.settings import Settings
 from sla_planner.request.spec import Method, Object, Request
@@ -113,8 +113,8 @@ def _offline(request: Request, gpus: GpusSeen | None) -> list[tuple[str, object]
     profiling = request.profiling
     system = profiling.limits.gpu_type or (gpus.system if gpus else "")
     if not system:
-        what = "AI Configurator needs to know the GPU, and the nodes do not tell it"
-        raise CannotBeMadeError("GPUTypeUnknown", f"{what}; say which it is, e.g. h200_sxm")
+        what = "AI Configurator needs to know the GPU, and no node tells it"
+        raise CannotBeMadeError(GPU_TYPE_UNKNOWN, f"{what}; say which it is, e.g. h200_sxm")
     return [
         ("--use-ai-configurator", _SWITCH),
         ("--aic-system", system),
