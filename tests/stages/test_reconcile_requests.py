@@ -16,6 +16,7 @@ from sla_planner.errors import UsageError
 from sla_planner.requests_config import RequestsConfig
 from sla_planner.stages import reconcile_requests_one as stage
 
+LONG_AGO = "2026-01-01T00:00:00Z"
 SLA = {"isl": 3000, "osl": 150, "ttft": 200, "itl": 20}
 OFFLINE = {"use_ai_configurator": True, "aic_system": "h200_sxm"}
 ONCE = ("reconcile-requests", "--once", "--log-format", "human")
@@ -189,6 +190,15 @@ class TestEnds:
         here.pod({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}, phase="Pending")
         assert once("--image-limit-s", "1e12") == 0
         assert here.condition("Profiling")[1] == "ImagePullBackOff"
+        assert once() == 0
+        assert here.condition("Profiling")[1] == "ImagePullBackOff"  # its pod has waited for long, but not for the image
+
+        def hours_ago(found):
+            for each in found["status"]["conditions"]:
+                each["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+
+        here.cluster.change(REQUESTS, "chat", hours_ago)
+        here.cluster.change(REQUESTS, "chat", lambda found: [one.update(lastTransitionTime=LONG_AGO) for one in found["status"]["conditions"]])
         assert once() == 0
         assert here.condition("Profiling")[1] == "ImagePullFailed"
         assert here.cluster.names(JOBS) == []
