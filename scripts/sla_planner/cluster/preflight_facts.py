@@ -109,6 +109,7 @@ def namespace_facts(reader: Reader, *, claim: str | None) -> NamespaceFacts:
         claim=reader.named(VOLUME_CLAIMS, claim),
         workloads=workloads,
         graphs=graphs if isinstance(graphs, Unread) else tuple(_graph(each) for each in graphs),
+        graph_planners=tuple(planner for each in _known(graphs) for planner in planners_of(each)),
         accounts=accounts if isinstance(accounts, Unread) else frozenset(each["metadata"]["name"] for each in accounts),
         secret_uses=secret_uses,
         secrets=_keys(reader, SECRETS, {use.name for use in secret_uses}),
@@ -195,6 +196,24 @@ def _graph(found: Mapping[str, Any]) -> GraphFacts:
     trouble = failed([dict(found)])
     has_status = bool(status.get("state") or status.get("conditions"))
     return GraphFacts(metadata["name"], age_s(metadata.get("creationTimestamp")), has_status, trouble.what if trouble else "")
+
+
+def planners_of(graph: Mapping[str, Any]) -> Iterator[Workload]:
+    """Its services whose arguments begin with our stage; in both versions the variables are given to the container."""
+    spec = graph.get("spec") or {}
+    for service in (spec.get("services") or {}).values():
+        pod = dict(service.get("extraPodSpec") or {})
+        main = pod.pop("mainContainer", None) or {}
+        main = {**main, "env": [*(service.get("envs") or ()), *(main.get("env") or ())]}
+        yield from _planner_in(graph, service, {"spec": {**pod, "containers": [main]}})
+    for component in spec.get("components") or ():
+        yield from _planner_in(graph, component, component.get("podTemplate") or {})
+
+
+def _planner_in(graph: Mapping[str, Any], service: Mapping[str, Any], pod: Mapping[str, Any]) -> Iterator[Workload]:
+    container: Mapping[str, Any] = next(iter((pod.get("spec") or {}).get("containers") or ()), {})
+    if list(container.get("args") or ())[:1] == ["planner"]:
+        yield Workload(str(graph["kind"]), graph["metadata"]["name"], "planner", bool(service.get("replicas", 1)), pod)
 
 
 def _standing(deployments: Documents) -> Documents:

@@ -97,7 +97,10 @@ class ClusterFacts:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A CronJob or a Deployment of ours. `runs`: it is not suspended, or has replicas. `pod`: the template of its pods."""
+    """A CronJob or a Deployment of ours, or the planner of a graph, called after it.
+
+    `runs`: it is not suspended, or has replicas. `pod`: the template of its pods.
+    """
 
     kind: str
     name: str
@@ -155,7 +158,10 @@ class GraphFacts:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceFacts:
-    """`document` None: there is no such namespace. `secrets`, `config_maps`: of those that are named, the keys."""
+    """`document` None: there is no such namespace. `graph_planners`: services of graphs that are planners of ours.
+
+    `secrets`, `config_maps`: of those that are named, the keys.
+    """
 
     name: str
     document: Document | Unread | None = field(default_factory=dict)
@@ -165,6 +171,7 @@ class NamespaceFacts:
     claim: Document | Unread | None = None
     workloads: tuple[Workload, ...] | Unread = ()
     graphs: tuple[GraphFacts, ...] | Unread = ()
+    graph_planners: tuple[Workload, ...] = ()
     accounts: frozenset[str] | Unread = frozenset()
     secret_uses: tuple[Use, ...] = ()
     secrets: Mapping[str, frozenset[str] | Unread | None] = field(default_factory=dict)
@@ -318,6 +325,7 @@ class Facts:
     namespace: NamespaceFacts
     rights: RightsFacts
     planner: PlannerFacts
+    graph_planners: tuple[PlannerFacts, ...] = ()
     targets: tuple[TargetFacts, ...] = ()
 
     @property

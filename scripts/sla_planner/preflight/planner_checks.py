@@ -25,23 +25,29 @@ NETWORK = Check("network-policy", Area.PLANNER)
 
 def check_settings(facts: Facts) -> Iterator[Finding]:
     """That there are targets, and that they can be read."""
-    settings = facts.planner.settings
     name = facts.namespace.name
-    if isinstance(settings, Wrong):
-        what = f"the planner's settings ({facts.planner.source}): {settings.what}"
-        hint = f"    # {settings.hint}" if settings.hint else ""
-        yield SETTINGS.problem(
-            what, "the planner ends at once with this error", f"kubectl apply -k YOUR_OVERLAY    # with planner.yaml corrected{hint}"
-        )
-    elif isinstance(settings, Unread):
-        fix = f"sla-planner preflight --namespace {name} --planner-config planner.yaml"
-        yield SETTINGS.unchecked("the planner's settings", settings.because, fix)
-    elif not facts.targets:
+    planners = (facts.planner, *facts.graph_planners)
+    for planner in planners:
+        settings = planner.settings
+        if isinstance(settings, Wrong):
+            what = f"the planner's settings ({planner.source}): {settings.what}"
+            hint = f"    # {settings.hint}" if settings.hint else ""
+            fix = f"kubectl apply -k YOUR_OVERLAY    # with planner.yaml corrected{hint}"
+            if planner in facts.graph_planners:
+                fix = f"{facts.kubectl} edit {planner.source.lower().replace(' ', '/')}{hint}"
+            yield SETTINGS.problem(what, "the planner ends at once with this error", fix)
+        elif isinstance(settings, Unread):
+            fix = f"sla-planner preflight --namespace {name} --planner-config planner.yaml"
+            yield SETTINGS.unchecked("the planner's settings", settings.because, fix)
+    if any(planner.settings for planner in planners):
+        return
+    if not facts.targets:
         what = "what is scaled, its profile and its metrics"
         fix = f"sla-planner preflight --namespace {name} --graph-deployment NAME --prometheus-url URL --profile-results-dir DIR"
         yield SETTINGS.unchecked(what, "no planner is installed here, and no target was named", fix)
     else:
-        yield SETTINGS.ok(f"settings from {facts.planner.source}: {', '.join(target.name for target in facts.targets)}")
+        sources = " and ".join(planner.source for planner in planners if planner.source)
+        yield SETTINGS.ok(f"settings from {sources}: {', '.join(target.name for target in facts.targets)}")
 
 
 def check_runs(facts: Facts) -> Iterator[Finding]:

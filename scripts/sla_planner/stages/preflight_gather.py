@@ -24,7 +24,7 @@ from sla_planner.preflight.rights import (
     volume_rights,
 )
 from sla_planner.preflight_config import PreflightConfig
-from sla_planner.stages.preflight_settings import settings_of
+from sla_planner.stages.preflight_settings import Settings, settings_of, settings_of_graphs
 from sla_planner.stages.preflight_targets import remembered, runs_in_a_pod, target_facts
 
 STATUS = "sla-planner-status"  # the memory of generated planners
@@ -35,27 +35,50 @@ def gather(config: PreflightConfig, reader: Reader) -> Facts:
     cluster = cluster_facts(reader)
     namespace = namespace_facts(reader, claim=config.pvc)
     settings = settings_of(config, reader, namespace.workloads)
-    planner = settings.config
-    name = config_map_of(planner)
-    state = reader.named(CONFIG_MAPS, name) if name else None
-    known = None if isinstance(state, Unread) else state
-    targets = tuple(target_facts(each, reader, settings, remembered(known, each.name)) for each in (planner.targets if planner else ()))
+    of_graphs = settings_of_graphs(config, reader, namespace.graph_planners)
+    if of_graphs and not _stands(namespace):  # what is installed and does not run is no planner here
+        settings = Settings()
+    planners = [(each, _targets(reader, each)) for each in (settings, *of_graphs)]
     return Facts(
         cluster=cluster,
         namespace=namespace,
-        rights=_rights(reader, namespace, planner, targets),
-        planner=PlannerFacts(
-            source=settings.source,
-            settings=settings.trouble,
-            state=name,
-            state_found=state if isinstance(state, Unread) else state is not None,
-            lease=lease_facts(reader, planner.lease) if planner and planner.lease else None,
-        ),
-        targets=targets,
+        rights=_rights(reader, namespace, [(each.config, targets) for each, targets in planners if each.config]),
+        planner=_planner_facts(reader, settings),
+        graph_planners=tuple(_planner_facts(reader, each) for each in of_graphs),
+        targets=tuple(target for _, targets in planners for target in targets),
     )
 
 
-def _rights(reader: Reader, namespace: NamespaceFacts, planner: PlannerConfig | None, targets: Sequence[TargetFacts]) -> RightsFacts:
+def _stands(namespace: NamespaceFacts) -> bool:
+    """Whether a planner runs that is not part of a graph; also where that cannot be seen."""
+    workloads = namespace.workloads
+    return isinstance(workloads, Unread) or any(each.stage == "planner" and each.runs for each in workloads)
+
+
+def _planner_facts(reader: Reader, settings: Settings) -> PlannerFacts:
+    planner = settings.config
+    name = config_map_of(planner)
+    state = reader.named(CONFIG_MAPS, name) if name else None
+    return PlannerFacts(
+        source=settings.source,
+        settings=settings.trouble,
+        state=name,
+        state_found=state if isinstance(state, Unread) else state is not None,
+        lease=lease_facts(reader, planner.lease) if planner and planner.lease else None,
+    )
+
+
+def _targets(reader: Reader, settings: Settings) -> tuple[TargetFacts, ...]:
+    planner = settings.config
+    if planner is None:
+        return ()
+    name = config_map_of(planner)
+    state = reader.named(CONFIG_MAPS, name) if name else None
+    known = None if isinstance(state, Unread) else state
+    return tuple(target_facts(each, reader, settings, remembered(known, each.name)) for each in planner.targets)
+
+
+def _rights(reader: Reader, namespace: NamespaceFacts, planners: Sequence[tuple[PlannerConfig, Sequence[TargetFacts]]]) -> RightsFacts:
     """Of the accounts of what is installed; of an account without an installation nothing needs to be known."""
     workloads = () if isinstance(namespace.workloads, Unread) else namespace.workloads
     stages = {each.stage for each in workloads}
@@ -63,8 +86,9 @@ def _rights(reader: Reader, namespace: NamespaceFacts, planner: PlannerConfig | 
     ways: tuple[Mapping[Right, bool], ...] = ()
     view: Mapping[Right, bool] | Unread | None = None
     needed: list[Right] = []
-    if "planner" in stages and planner is not None:
-        needed += _planner_rights(planner, [each for each in targets if each.namespace == reader.api.namespace])
+    if "planner" in stages or namespace.graph_planners:
+        for planner, targets in planners:
+            needed += _planner_rights(planner, [each for each in targets if each.namespace == reader.api.namespace])
     if RECONCILER in stages:  # the planners that it makes have the same account, and graphs that nobody can name yet
         needed += planner_rights([""], [], state=STATUS, lease="")
     if needed:

@@ -2,6 +2,7 @@
 
 --planner-config FILE         that file
 else                          the arguments, variables and ConfigMaps of the planner's pods, as Kubernetes hands them over
+                              and of every graph with a planner in it, those of that service
 --graph-deployment, ...       override either; alone they describe one target
 --prometheus-url URL          where metrics are looked at; the planner itself may know its Prometheus by another name
 """
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -25,6 +27,7 @@ from sla_planner.preflight.facts import Unread, Workload, Wrong
 from sla_planner.preflight_config import PreflightConfig
 from sla_planner.stages.planner import command as planner_command
 
+PARENT = "DYN_PARENT_DGD_K8S_NAME"  # of Dynamo's operator, in every pod of a graph
 _PAIR, _GRAPH = ("prefill_target", "decode_target"), ("graph_deployment",)
 
 
@@ -56,8 +59,17 @@ def settings_of(config: PreflightConfig, reader: Reader, workloads: tuple[Worklo
     return Settings(trouble=workloads if isinstance(workloads, Unread) else None)
 
 
-def _installed(workload: Workload, reader: Reader, given: Mapping[str, str]) -> Settings:
-    """As the pods of `workload` would load them."""
+def settings_of_graphs(config: PreflightConfig, reader: Reader, planners: Sequence[Workload]) -> tuple[Settings, ...]:
+    """Of planners that are services of graphs; none where it is named what to look at."""
+    if config.planner_config is not None or _names_a_target(config.of_a_target):
+        return ()
+    given = {name: value for name, value in config.of_a_target.items() if name != "prometheus_url"}
+    found = (_installed(each, reader, given, {PARENT: each.name}) for each in planners if each.runs)
+    return tuple(replace(each, look_at=config.prometheus_url or "") for each in found)
+
+
+def _installed(workload: Workload, reader: Reader, given: Mapping[str, str], more: Mapping[str, str] = MappingProxyType({})) -> Settings:
+    """As the pods of `workload` would load them. `more`: variables that its pods are given by whoever makes them."""
     spec = workload.pod.get("spec") or {}
     container: Mapping[str, Any] = next(iter(spec.get("containers") or ()), {})
     volumes = _by_path(spec, container)
@@ -76,7 +88,7 @@ def _installed(workload: Workload, reader: Reader, given: Mapping[str, str]) -> 
             flags = dict(planner_command.make_context("planner", arguments[1:]).params)
         except click.ClickException as error:
             return Settings(source, trouble=Wrong(error.format_message().rstrip(".")), volumes=volumes)
-        variables = {str(each["name"]): str(each["value"]) for each in container.get("env") or () if "value" in each}
+        variables = dict(more) | {str(each["name"]): str(each["value"]) for each in container.get("env") or () if "value" in each}
         settings = _loaded(source, flags, given, variables)
     trouble = settings.trouble
     if isinstance(trouble, Wrong):  # the file that it names is gone
