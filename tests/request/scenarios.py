@@ -22,9 +22,15 @@ def fails(exit_code: int | None, verdict: str) -> Move:
     return lambda world: world.job(JobState.FAILED, exit_code=exit_code, verdict=verdict)
 
 
-def no_image(waiting_s: float) -> Move:
+def no_image(waiting_s: float, passed_s: int = 0) -> Move:
+    """The pod waits for so long, for whatever; so much time has passed since the last look."""
     trouble = 'Back-off pulling image "nowhere/profiler:1": not found'
-    return lambda world: world.job(JobState.WAITING, trouble=trouble, trouble_reason="ImagePullBackOff", waiting_s=waiting_s)
+
+    def move(world: World) -> None:
+        world.passed_s += passed_s
+        world.job(JobState.WAITING, trouble=trouble, trouble_reason="ImagePullBackOff", waiting_s=waiting_s)
+
+    return move
 
 
 def unschedulable(world: World) -> None:
@@ -113,7 +119,7 @@ SCENARIOS: dict[str, tuple[list[Move], tuple[str, str] | None, str]] = {
     "Job failed": ([apply(), runs, fails(2, "error: out of memory at TP:1")], ("Failed", "Failed"), "ProfilingJobFailed"),
     "Job failed without a word": ([apply(), runs, fails(None, "")], ("Failed", "Failed"), "ProfilingJobFailed"),
     "AI Configurator failed": ([apply(offline=True), fails(2, "error: no data for m")], ("Failed", "Failed"), "AIConfiguratorFailed"),
-    "image not pulled": ([apply(), no_image(20.0), no_image(301.0)], ("Failed", "Failed"), "ImagePullFailed"),
+    "image not pulled": ([apply(), no_image(20.0), no_image(322.0, 302)], ("Failed", "Failed"), "ImagePullFailed"),
     "image pulled in the end": ([apply(), no_image(20.0), runs, profiled, ready], ("Ready", "Deployed"), "Deployed"),
     "unschedulable": ([apply(), unschedulable], ("Profiling", "Profiling"), "Profiling"),
     "unschedulable, then placed": ([apply(), unschedulable, runs, profiled, ready], ("Ready", "Deployed"), "Deployed"),

@@ -13,7 +13,7 @@ from sla_planner.request.seen import JobSeen, JobState, Progress
 from sla_planner.request.spec import About
 
 from .plain import NAMESPACE, SETTINGS, Making
-from .scenarios import NEAREST, SCENARIOS, moved, played, unschedulable
+from .scenarios import NEAREST, SCENARIOS, moved, no_image, played, unschedulable
 from .world import Reconciler, World, finished, settle
 
 
@@ -231,11 +231,13 @@ def test_a_job_whose_image_is_nowhere_is_stopped_after_the_end_is_told():
     alive = World()
     alive.apply()
     settle(alive)
+    SCENARIOS["image not pulled"][0][1](alive)
+    settle(alive)
     SCENARIOS["image not pulled"][0][2](alive)
-    first = step(case_of(alive), "2026-01-01T00:00:00Z")
+    first = step(case_of(alive), "2026-01-01T00:06:00Z")
     assert (first.actions, first.status["state"], first.again_s) == ((), "Failed", AT_ONCE_S)
     case = case_of(alive)
-    second = step(Case(case.about, case.request, case.seen, first.status, Making(), SETTINGS), "2026-01-01T00:00:01Z")
+    second = step(Case(case.about, case.request, case.seen, first.status, Making(), SETTINGS), "2026-01-01T00:06:01Z")
     assert (second.actions, second.status) == ((StopProfiling("profile-x"),), None)
 
 
@@ -330,3 +332,11 @@ def test_nodes_that_are_not_there_yet_are_told_of_and_it_stays_so():
     settle(world)
     assert world.condition("Validation")["status"] == "True"
     assert said in world.condition("Validation")["message"]
+
+
+def test_an_image_has_its_time_from_when_it_was_first_not_pulled():
+    world = moved(SCENARIOS["online"][0][0], unschedulable, no_image(9000.0))  # the node came after hours
+    assert world.state() == ("Profiling", "Profiling")
+    moves = [no_image(200.0, 180), SCENARIOS["online"][0][1], no_image(10.0, 9000), no_image(9000.0), no_image(9000.0, 200)]
+    world = moved(SCENARIOS["online"][0][0], *moves)  # a second pod, after the first has run
+    assert world.condition("Profiling")["reason"] == "ImagePullBackOff"

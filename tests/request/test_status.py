@@ -96,3 +96,23 @@ def test_long_words_are_cut():
 
 def test_somebodys_words_become_part_of_a_sentence():
     assert one_line("first\n\n  second.\n") == "first; second"
+
+
+def test_since_when_an_image_is_not_pulled_is_remembered_by_its_condition():
+    def then(before, reason, now):
+        return written(ABOUT, Before(before), Outcome(State.PROFILING, "", conditions=(Condition(Kind.PROFILING, "False", reason, ""),)), now)
+
+    waits = then({}, "Unschedulable", "2026-01-01T10:00:00Z")
+    assert Before(waits).not_pulled_s("2026-01-01T12:00:00Z") == 0.0
+    fails = then(waits, "ImagePullBackOff", "2026-01-01T11:00:00Z")
+    still = then(fails, "ImagePullBackOff", "2026-01-01T11:03:00Z")
+    assert Before(still).not_pulled_s("2026-01-01T11:05:00Z") == 300.0
+    again = then(then(still, "Initializing", "2026-01-01T11:06:00Z"), "ImagePullBackOff", "2026-01-01T11:07:00Z")
+    assert Before(again).not_pulled_s("2026-01-01T11:08:00Z") == 60.0
+
+
+def test_a_time_that_somebody_damaged_counts_from_now():
+    found = {"conditions": [{"type": "Profiling", "status": "False", "reason": "ImagePullBackOff", "message": "", "lastTransitionTime": "yesterday"}]}
+    assert Before(found).not_pulled_s(NOW) == 0.0
+    same = Condition(Kind.PROFILING, "False", "ImagePullBackOff", "")
+    assert conditions(written(ABOUT, Before(found), Outcome(State.PROFILING, "", conditions=(same,)), NOW))["Profiling"]["lastTransitionTime"] == NOW

@@ -43,7 +43,9 @@ class Refused(Exception):
 
 @dataclass
 class World:
-    """`made`: how often an object was created. `hidden`: what may not be looked at. `refusing`: kinds that the API does not take, and why."""
+    """`made`: how often an object was created. `hidden`: what may not be looked at. `refusing`: kinds that the API does not take, and why.
+    `passed_s`: time that went by while nobody looked.
+    """
 
     config_maps: dict[str, dict[str, Any]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class World:
     events: list[tuple[str, Said]] = field(default_factory=list)
     made: Counter[str] = field(default_factory=Counter)
     applied: Counter[str] = field(default_factory=Counter)
+    passed_s: int = 0
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
@@ -216,7 +219,7 @@ class Reconciler:
     seconds: Iterator[int] = field(default_factory=lambda: itertools.count())
 
     def now(self) -> str:
-        minutes, seconds = divmod(next(self.seconds), 60)
+        minutes, seconds = divmod(next(self.seconds) + self.world.passed_s, 60)
         return f"2026-01-01T{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}Z"
 
     def pass_over(self, name: str) -> Iterator[str]:

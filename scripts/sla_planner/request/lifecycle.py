@@ -32,10 +32,10 @@ _FOR_DEPLOYING = ("graph", "graph_api")
 
 
 def step(case: Case, now: str) -> Step:
-    """What to do about a request that is alive. `now`: RFC 3339, for lastTransitionTime. Taken again on the same facts it does and says nothing."""
+    """What to do about a request that is alive. `now`: RFC 3339. Taken again on the same facts it does and says nothing."""
     if not case.seen.taken:
         return Step(again_s=SETTLED_S)
-    return _step(case.about, case.before, _outcome(case), now)
+    return _step(case.about, case.before, _outcome(case, now), now)
 
 
 def refused(case: Case, action: Action, why: str, now: str) -> Step:
@@ -56,7 +56,7 @@ def _step(about: About, before: Before, outcome: Outcome, now: str) -> Step:
     return Step(outcome.actions, document if changed else None, outcome.events if changed else (), again_s)
 
 
-def _outcome(case: Case) -> Outcome:
+def _outcome(case: Case, now: str) -> Outcome:
     if (state := case.before.state) is not None and _is_end(case, state):
         return _over(case, state)
     if hidden := _unseen(case, ("frozen",) if case.begun else _FOR_PROFILING):
@@ -68,7 +68,7 @@ def _outcome(case: Case) -> Outcome:
     if case.before.state is State.GENERATED:  # without a deployment: a dry run
         return _over(case, State.GENERATED)
     hidden = _unseen(case, _FOR_PROFILING if case.begun else _FOR_BEGINNING)
-    return hidden or (_profiled(case, case.request) if case.begun else beginning(case, case.request))
+    return hidden or (_profiled(case, case.request, now) if case.begun else beginning(case, case.request))
 
 
 def _is_end(case: Case, state: State) -> bool:
@@ -78,10 +78,10 @@ def _is_end(case: Case, state: State) -> bool:
     return state in (State.FAILED, State.DELETED)
 
 
-def _profiled(case: Case, request: Request) -> Outcome:
+def _profiled(case: Case, request: Request, now: str) -> Outcome:
     job, profile = case.job, case.seen.profile
     if job is not None and _runs(job):
-        return profiling(case, request, job)
+        return profiling(case, request, job, now)
     if job is not None and job.state is JobState.FAILED:
         return job_failed(case, request, job)
     if profile is not None:

@@ -18,14 +18,15 @@ from sla_planner.request.phases import Case, failed, validated
 from sla_planner.request.phases_beginning import job_made
 from sla_planner.request.seen import JobSeen, JobState, ProfileSeen, Progress
 from sla_planner.request.spec import Method, Request
-from sla_planner.request.status import SUB_PHASES, Condition, Kind, Outcome, State, one_line, reason_of
+from sla_planner.request.status import IMAGE_NOT_PULLED, SUB_PHASES, Condition, Kind, Outcome, State, one_line, reason_of
 
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"})
 
 
-def profiling(case: Case, request: Request, job: JobSeen) -> Outcome:
-    """The Job has not ended."""
-    if job.state is JobState.WAITING and job.trouble_reason in _IMAGE_REASONS and job.waiting_s > case.settings.image_limit_s:
+def profiling(case: Case, request: Request, job: JobSeen, now: str) -> Outcome:
+    """The Job has not ended. An image has the limit from when it was first not pulled: a pod may have waited for other things, or be a new one."""
+    not_pulled = job.state is JobState.WAITING and job.trouble_reason in _IMAGE_REASONS
+    if not_pulled and min(job.waiting_s, case.before.not_pulled_s(now)) > case.settings.image_limit_s:
         return _image_failed(case, request, job)
     valid, events = validated(case, request)
     fields = _fields(case, request, job)
@@ -137,7 +138,7 @@ def _progress(progress: Progress) -> dict[str, Any]:
 def _where(case: Case, request: Request, job: JobSeen, phase: str) -> tuple[str, str]:
     """(reason, message) of the condition while it goes on."""
     if job.trouble:
-        reason = "ImagePullBackOff" if job.trouble_reason in _IMAGE_REASONS else reason_of(job.trouble_reason or "PodNotRunning")
+        reason = IMAGE_NOT_PULLED if job.trouble_reason in _IMAGE_REASONS else reason_of(job.trouble_reason or "PodNotRunning")
         return reason, f"the pod of Job {job.name} does not run: {one_line(job.trouble)}; {_remedy(case, request, job, reason)}"
     if job.state is JobState.WAITING:
         return "Initializing", f"Job {job.name} is made and starts"
@@ -152,7 +153,7 @@ def _where(case: Case, request: Request, job: JobSeen, phase: str) -> tuple[str,
 def _remedy(case: Case, request: Request, job: JobSeen, reason: str) -> str:
     if reason == "Unschedulable":
         return "it starts as soon as a node has room and takes it"
-    if reason == "ImagePullBackOff":
+    if reason == IMAGE_NOT_PULLED:
         return f"check {_image_field(request)} and the pull secret; the request fails after {_duration(case.settings.image_limit_s)}"
     return f"see kubectl describe job/{job.name} -n {request.namespace}"
 

@@ -38,7 +38,8 @@ class Progress:
 class JobSeen:
     """The Job of this request's name. `ours`: made for this very request (its uid). `verdict`: the sweep's last line; `exit_code`: of its container.
 
-    `trouble`: why its pod does not start or run, in words, and `trouble_reason` (Unschedulable, ImagePullBackOff ...); `waiting_s`: for how long.
+    `trouble`: why its pod does not start or run, in words, and `trouble_reason` (Unschedulable, ImagePullBackOff ...);
+    `waiting_s`: how long that pod waits, for whatever.
     """
 
     name: str

@@ -10,7 +10,8 @@
     FAILED            Failed               Failed             for good, as far as this spec goes
 
 A condition is True once its part is done, False while it is not or has failed (`reason` says which), Unknown where it cannot be seen; of `Succeeded`,
-Unknown means that it is not over. lastTransitionTime changes only with the status of a condition.
+Unknown means that it is not over. lastTransitionTime changes only with the status of a condition; that of `Profiling` also when an image begins
+not to be pulled, so that the status itself remembers since when.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -26,6 +28,7 @@ from sla_planner.request.seen import Status
 from sla_planner.request.spec import About
 
 LONGEST_MESSAGE = 4096  # of a condition; an Event keeps less
+IMAGE_NOT_PULLED = "ImagePullBackOff"
 _NO_REASON = "Unnamed"
 _REASON = re.compile(r"[A-Z][A-Za-z0-9]{0,126}")
 
@@ -143,10 +146,18 @@ class Before:
         return Condition(kind, found["status"], str(found.get("reason", "")), str(found.get("message", "")))
 
     def since(self, condition: Condition) -> str | None:
-        """When a condition got the status that it has here; None where it had another."""
+        """When a condition got the status that it has here, or its image was first not pulled; None where it was otherwise."""
         found = self._raw().get(condition.kind.value, {})
+        same = found.get("status") == condition.status and (condition.reason != IMAGE_NOT_PULLED or found.get("reason") == IMAGE_NOT_PULLED)
         time = found.get("lastTransitionTime")
-        return time if isinstance(time, str) and time and found.get("status") == condition.status else None
+        return time if same and isinstance(time, str) and _moment(time) else None
+
+    def not_pulled_s(self, now: str) -> float:
+        """For how long the image has been known not to be pulled, until `now` (RFC 3339)."""
+        last = self.condition(Kind.PROFILING)
+        since = self.since(last) if last is not None and last.reason == IMAGE_NOT_PULLED else None
+        began, end = _moment(since or ""), _moment(now)
+        return (end - began).total_seconds() if began and end else 0.0
 
     def _raw(self) -> dict[str, Mapping[str, Any]]:
         listed = self.document.get("conditions")
@@ -159,6 +170,15 @@ class Before:
     def _mapping(self, key: str) -> Mapping[str, Any] | None:
         found = self.document.get(key)
         return found if isinstance(found, Mapping) else None
+
+
+def _moment(text: str) -> datetime | None:
+    """Of RFC 3339; None for anything else."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def written(about: About, before: Before, outcome: Outcome, now: str) -> dict[str, Any]:
