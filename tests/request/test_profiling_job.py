@@ -149,7 +149,7 @@ def test_the_gpu_of_a_computed_profile_is_named_or_seen() -> None:
     assert sweep(job(rapid, gpus=H200S)).aic_system == "h200_sxm"
     assert sweep(job(beta(hardware={"gpuSku": "h100_sxm"}), gpus=H200S)).aic_system == "h100_sxm"
     for unknown in (None, GpusSeen(8, 8, "Some-GPU")):
-        with pytest.raises(CannotBeMadeError, match=r"say which it is, e\.g\. h200_sxm") as error:
+        with pytest.raises(CannotBeMadeError, match=r"set spec\.hardware\.gpuSku, e\.g\. h200_sxm") as error:
             job(rapid, gpus=unknown)
         assert error.value.reason == "GPUTypeUnknown"
 

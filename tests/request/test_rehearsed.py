@@ -6,21 +6,25 @@ import pytest
 
 from sla_planner.engines.dgd_requests import base_manifest
 from sla_planner.request.actions import Freeze, StartProfiling
-from sla_planner.request.lifecycle import step
+from sla_planner.request.lifecycle import refused, step
 from sla_planner.request.phases import Case
 from sla_planner.request.seen import Seen
 from sla_planner.request.spec import About
 
-from .samples import ALL, ROOT, SETTINGS, beta, maker, request_of
+from .samples import ALL, OFFLINE, ROOT, SETTINGS, beta, maker, request_of
 
 NOW = "2026-01-01T00:00:00Z"
 DGDS = ROOT / "tests" / "data" / "dgd"
 
 
-def first_look(document, base, **facts):
+def first_case(document, base, **facts):
     request = request_of(document)
     about = About(request.name, request.namespace, request.uid, 1, request.spec)
-    return step(Case(about, request, Seen(taken=True, alone=True, graph_api=True, base=base, **facts), {}, maker(), SETTINGS), NOW)
+    return Case(about, request, Seen(taken=True, alone=True, graph_api=True, base=base, **facts), {}, maker(), SETTINGS)
+
+
+def first_look(document, base, **facts):
+    return step(first_case(document, base, **facts), NOW)
 
 
 @pytest.mark.parametrize("sample", ALL, ids=lambda sample: sample.name)
@@ -73,3 +77,21 @@ def test_nodes_that_were_to_be_asked_and_may_not_be_read_are_told_of():
     assert f"the nodes cannot be read: {NODES}; so a node is taken to have 8 GPUs" in valid["message"]
     said = first_look(beta(backend="vllm", searchStrategy="thorough", hardware={"numGpusPerNode": 4}), base_manifest("vllm"), unknown={"gpus": NODES})
     assert "cannot be read" not in said.status["conditions"][0]["message"]
+
+
+def test_a_gpu_that_nobody_names_is_told_with_the_field_of_each_shape():
+    assert "set spec.hardware.gpuSku" in first_look(beta(backend="vllm"), base_manifest("vllm")).status["message"]
+    document = OFFLINE.document
+    document["spec"]["profilingConfig"]["config"]["sweep"].pop("aic_system")
+    document["spec"]["enableGpuDiscovery"] = True
+    backend = document["spec"]["backend"]
+    assert "set spec.profilingConfig.config.sweep.aic_system" in first_look(document, base_manifest(backend)).status["message"]
+
+
+def test_a_refusal_says_what_of_the_request_it_may_be_about():
+    patched = beta(backend="vllm", searchStrategy="thorough", overrides={"profilingJob": {"backoffLimit": -1}})
+    case = first_case(patched, base_manifest("vllm"))
+    freeze, start = step(case, NOW).actions
+    told = refused(case, start, "spec.backoffLimit: Invalid value: -1", NOW).status["message"]
+    assert "spec.backoffLimit: Invalid value: -1; what the request says of it is in spec.overrides.profilingJob; allow it" in told
+    assert "overrides" not in refused(case, freeze, "exceeded quota", NOW).status["message"]

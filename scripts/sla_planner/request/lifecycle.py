@@ -45,7 +45,8 @@ def refused(case: Case, action: Action, why: str, now: str) -> Step:
     """
     if (state := case.before.state) is not None and _is_end(case, state):
         return Step(again_s=MISSING_S)
-    message = f"{_named(action)} was refused: {one_line(why)}; allow it, or {case.anew}"
+    said = f"; what the request says of it is in {field}" if (field := _field_of(case, action)) else ""
+    message = f"{_named(action)} was refused: {one_line(why)}{said}; allow it, or {case.anew}"
     return replace(_step(case.about, case.before, _held(case, "Refused", message), now), again_s=MISSING_S)
 
 
@@ -138,6 +139,18 @@ def _held(case: Case, reason: str, message: str) -> Outcome:
         conditions=() if valid is not None and valid.status == "True" else (unknown,),
         events=(*come, *told),
     )
+
+
+def _field_of(case: Case, action: Action) -> str:
+    """Where the request has a say in how the object looks that `action` makes; '' where it says nothing."""
+    if not isinstance(case.request, Request):
+        return ""
+    profiling = case.request.profiling
+    if isinstance(action, StartProfiling) and profiling.job_patch:
+        return "spec.overrides.profilingJob"
+    if isinstance(action, StartProfiling) and (profiling.resources or profiling.tolerations):
+        return "spec.profilingConfig.resources and .tolerations"
+    return "spec.overrides.dgd" if isinstance(action, Deploy) and case.request.deploying.graph_patch else ""
 
 
 def _named(action: Action) -> str:

@@ -38,6 +38,8 @@ def config_map(request: Request, settings: Settings, name: str, data: Mapping[st
     if size > MOST_BYTES:
         largest = max(data, key=lambda key: len(data[key]))
         what = f"the ConfigMap {name} would have {size:,} bytes, it holds {MOST_BYTES:,}; the most is {largest}"
-        raise CannotBeMadeError("TooLarge", f"{what}: make the base manifest smaller")
+        base = request.profiling.base
+        smaller = f"the manifest in the ConfigMap {base.config_map} (spec.profilingConfig.configMapRef)" if base else "what the spec lays over it"
+        raise CannotBeMadeError("TooLarge", f"{what}: make {smaller} smaller")
     metadata = {"name": name, "namespace": request.namespace, "labels": labels(request, settings, "request"), "ownerReferences": owners(request)}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}

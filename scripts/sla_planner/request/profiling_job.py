@@ -114,7 +114,8 @@ def _offline(request: Request, gpus: GpusSeen | None) -> list[tuple[str, object]
     system = profiling.limits.gpu_type or (gpus.system if gpus else "")
     if not system:
         what = "AI Configurator needs to know the GPU, and no node tells it"
-        raise CannotBeMadeError(GPU_TYPE_UNKNOWN, f"{what}; say which it is, e.g. h200_sxm")
+        field = "spec.profilingConfig.config.sweep.aic_system" if request.shape == "v1alpha1" else "spec.hardware.gpuSku"
+        raise CannotBeMadeError(GPU_TYPE_UNKNOWN, f"{what}; set {field}, e.g. h200_sxm")
     return [
         ("--use-ai-configurator", _SWITCH),
         ("--aic-system", system),
