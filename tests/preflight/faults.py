@@ -193,7 +193,7 @@ FAULTS = {
     "an operator without a pod": problem(
         broken_operator, "operator", "has no ready pod", "kubectl -n dynamo-system describe deployment/dynamo-platform"
     ),
-    "our definition of requests beside an operator": problem(
+    "our definition of requests beside an operator": warning(
         our_requests_beside_an_operator,
         *("request-definition", "Dynamo's operator dynamo-system/dynamo-platform", "kubectl apply -k YOUR_OVERLAY", "requests"),
     ),
