@@ -175,8 +175,8 @@ def problem(plant: Change, check: str, what: str, fix: str, *more: str) -> Fault
     return Fault(plant, (check, *more), what, fix)
 
 
-def warning(plant: Change, check: str, what: str, fix: str) -> Fault:
-    return Fault(plant, (check,), what, fix, 0)
+def warning(plant: Change, check: str, what: str, fix: str, *also: str) -> Fault:
+    return Fault(plant, (check, *also), what, fix, 0)
 
 
 K = f"kubectl -n {HERE}"
