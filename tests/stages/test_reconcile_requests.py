@@ -108,6 +108,23 @@ class TestTheWay:
         assert once() == 0
         assert here.state() == "Ready/Deployed"
 
+    def test_what_profiling_began_with_may_be_deleted_meanwhile(self, here):
+        begun(here)
+        here.cluster.drop(MAPS, "dgdr-output-chat")
+        here.profiled()
+        assert once() == 0
+        assert "Qwen/Qwen3-32B" in here.found(MAPS, "dgdr-output-chat")["data"]["disagg.yaml"]
+        here.operator_says("successful")
+        assert once() == 0
+        assert here.state() == "Ready/Deployed"
+
+    def test_what_was_generated_is_written_anew_where_somebody_has_deleted_it(self, here):
+        deployed(here)
+        kept = here.found(MAPS, "dgdr-output-chat")["data"]
+        here.cluster.drop(MAPS, "dgdr-output-chat")
+        assert once() == 0
+        assert here.found(MAPS, "dgdr-output-chat")["data"] == kept
+
     def test_a_request_of_the_other_shape(self, here):
         spec = {"model": "Qwen/Qwen3-0.6B", "searchStrategy": "thorough", "image": "registry.example.com/profile-sweep:1"}
         kind = {"apiVersion": "nvidia.com/v1beta1", "kind": "DynamoGraphDeploymentRequest"}

@@ -75,13 +75,14 @@ class Sight:
         graph_api = look.graph_resource() is not None
         seen = Seen(taken=True, alone=alone, graph_api=graph_api, job=job, profile=profile, frozen=frozen, shared_taken=shared_taken)
         if isinstance(request, Request):
-            base, trouble = look.base(request) if begins else (None, "")
+            lost = not begins and frozen is None and "frozen" not in look.unknown  # somebody has deleted what profiling began with
+            base, trouble = look.base(request) if begins or lost else (None, "")
             seen = replace(
                 seen,
                 base=base,
                 base_trouble=trouble,
                 graph=look.graph(request) if graph_api else None,
-                gpus=look.known("gpus", lambda: gpus_seen(self.api)) if begins else None,
+                gpus=look.known("gpus", lambda: gpus_seen(self.api)) if begins or lost else None,
                 missing=look.missing(request) if begins else (),
             )
         return request, replace(seen, in_the_way=tuple(look.in_the_way), held=look.held, unknown=look.unknown)

@@ -37,11 +37,19 @@ class Maker:
         return generated(request, self._settings, self._manifests, _base(request, seen), seen)
 
     def outputs(self, request: Request, seen: Seen, graph: Object) -> tuple[Object, ...]:
-        data = {**self._inputs(request, seen, _base(request, seen)), GRAPH_KEY: self._manifests.text(graph)}
+        data = {**self._kept(request, seen), GRAPH_KEY: self._manifests.text(graph)}
         made = [config_map(request, self._settings, output_name(request), data)]
         if seen.alone and seen.profile is not None:
             made.append(config_map(request, self._settings, SHARED_PROFILE, seen.profile.files))
         return tuple(made)
+
+    def _kept(self, request: Request, seen: Seen) -> dict[str, str]:
+        """What profiling began with; nothing where that is lost, which is better than what the request says by now."""
+        try:
+            base = _base(request, seen)
+        except CannotBeMadeError:
+            return {}
+        return self._inputs(request, seen, base)
 
     def _inputs(self, request: Request, seen: Seen, base: str) -> dict[str, str]:
         manifest = self._manifests.text(prepared(request, self._settings, self._manifests, base, seen.gpus))
