@@ -79,7 +79,7 @@ def published(prefill: ParallelMapping, decode: ParallelMapping, name: str = "pl
 def seen(sample: Sample, **more: Any) -> Seen:
     backend = sample.document["spec"]["backend"]
     given = {"base": base_manifest(backend), "profile": published(sample.prefill, sample.decode), **more}
-    return Seen(taken=True, alone=True, graph_api=True, **given)
+    return Seen(alone=True, graph_api=True, **given)
 
 
 def maker(settings: Settings = SETTINGS) -> Maker:

@@ -224,7 +224,6 @@ SCENARIOS: dict[str, tuple[list[Move], tuple[str, str] | None, str]] = {
     ),
     "two requests": ([apply(), second, runs, second_runs, profiled, second_profiled, ready], ("Ready", "Deployed"), "Deployed"),
     "the first is profiled, then there is another": ([apply(), profiled, second, second_profiled, ready], ("Ready", "Deployed"), "Deployed"),
-    "another operator's": ([put(taken=False), apply()], ("", ""), ""),
     "deleted while pending": ([put(claims=set()), apply(), call("delete_request")], None, ""),
     "deleted while profiling": ([apply(), runs, call("delete_request")], None, ""),
     "deleted when generated": ([apply(autoApply=False), profiled, call("delete_request")], None, ""),

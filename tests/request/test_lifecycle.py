@@ -48,7 +48,6 @@ TOLD = {
     "given up by the operator": [*DEPLOYED, "DeploymentDegraded"],
     "somebody's Job in the way": ["Initialized", "NameTaken"],
     "dry run": BEGUN,
-    "another operator's": [],
 }
 
 

@@ -128,7 +128,6 @@ unknowns = st.dictionaries(
 )
 sights = st.builds(
     Seen,
-    taken=st.sampled_from([True, True, True, False]),
     alone=st.booleans(),
     graph_api=st.sampled_from([True, True, False]),
     base=st.sampled_from([None, "kind: DynamoGraphDeployment", "kind: Deployment"]),

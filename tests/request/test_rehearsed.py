@@ -20,7 +20,7 @@ DGDS = ROOT / "tests" / "data" / "dgd"
 def first_case(document, base, **facts):
     request = request_of(document)
     about = About(request.name, request.namespace, request.uid, 1, request.spec)
-    return Case(about, request, Seen(taken=True, alone=True, graph_api=True, base=base, **facts), {}, maker(), SETTINGS)
+    return Case(about, request, Seen(alone=True, graph_api=True, base=base, **facts), {}, maker(), SETTINGS)
 
 
 def first_look(document, base, **facts):

@@ -54,7 +54,6 @@ class World:
     claims: set[str] = field(default_factory=lambda: {"artefacts"})
     graph_api: bool = True
     gpus: GpusSeen | None = field(default_factory=lambda: GpusSeen(largest_node=8, total=16))
-    taken: bool = True
     hidden: dict[str, str] = field(default_factory=dict)
     refusing: dict[str, str] = field(default_factory=dict)
     events: list[tuple[str, Said]] = field(default_factory=list)
@@ -348,7 +347,6 @@ class Reconciler:
         missing = () if spec.get("claim") in (None, *world.claims) else (f"PersistentVolumeClaim {spec['claim']} is not there; create it",)
         in_the_way = [f"ConfigMap {name}" for name in (output_name(about.name), profile_name(about.name)) if self._foreign(about, name)]
         return Seen(
-            taken=world.taken,
             alone=len(world.requests) == 1,
             graph_api=world.graph_api,
             base=None if "base" in world.hidden else base,

@@ -73,7 +73,7 @@ class Sight:
         own = job if job is not None and job.ours else None
         begins = not has_begun(status, own, published=published)
         graph_api = look.graph_resource() is not None
-        seen = Seen(taken=True, alone=alone, graph_api=graph_api, job=job, profile=profile, frozen=frozen, shared_taken=shared_taken)
+        seen = Seen(alone=alone, graph_api=graph_api, job=job, profile=profile, frozen=frozen, shared_taken=shared_taken)
         if isinstance(request, Request):
             lost = not begins and frozen is None and "frozen" not in look.unknown  # somebody has deleted what profiling began with
             base, trouble = look.base(request) if begins or lost else (None, "")

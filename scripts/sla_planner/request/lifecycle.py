@@ -33,8 +33,6 @@ _FOR_DEPLOYING = ("graph", "graph_api")
 
 def step(case: Case, now: str) -> Step:
     """What to do about a request that is alive. `now`: RFC 3339. Taken again on the same facts it does and says nothing."""
-    if not case.seen.taken:
-        return Step(again_s=SETTLED_S)
     return _step(case.about, case.before, _outcome(case, now), now)
 
 

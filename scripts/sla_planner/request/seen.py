@@ -99,7 +99,7 @@ class GpusSeen:
 class Seen:
     """`unknown`: what could not be looked at -> why. `base`: text of the base manifest, None while it is not there, then `base_trouble` says why.
 
-    `taken`: whose the resource is: True where no other operator takes requests, or this one is annotated for us. `alone`: no other request that is
+    `alone`: no other request that is
     alive in the namespace. `frozen`: the spec that was put by for profiling (None before). `held`: the data of this request's ConfigMaps, by their
     name. `in_the_way`: objects that have the names of this request's and are not its own. `shared_taken`: `planner-profile-data` is there and is
     somebody else's. `graph_api`: whether DynamoGraphDeployments are served.
@@ -107,7 +107,6 @@ class Seen:
     `unknown` has the names of the fields here: job, profile, frozen, base, graph, graph_api, gpus, missing, held.
     """
 
-    taken: bool
     alone: bool
     graph_api: bool
     base: str | None = None
