@@ -223,7 +223,9 @@ def test_the_online_sample_ends_as_a_model_that_is_served_and_scaled(requests: R
     """TP 1 and 2 are measured. The reconciler is killed once while it profiles and once while it deploys."""
     namespace = requests.namespace
     begun_s = time.monotonic()
-    namespace.apply(quick(requests, "profile_sla_dgdr.yaml", {"max_num_gpus_per_engine": 2}))
+    wanted = quick(requests, "profile_sla_dgdr.yaml", {"max_num_gpus_per_engine": 2})
+    wanted["spec"]["profilingConfig"]["outputPVC"] = "dynamo-pvc"
+    namespace.apply(wanted)
     requests.until("sla-online", "Profiling")
     requests.kill_reconciler()
     said = namespace.refused("patch", "dgdr", "sla-online", "--type=merge", "--patch", '{"spec":{"model":"another/model"}}')
@@ -254,6 +256,27 @@ def test_the_online_sample_ends_as_a_model_that_is_served_and_scaled(requests: R
         subprocess.run([*load, "--url", url], check=True, capture_output=True)
     log = namespace.logs("deployment/vllm-disagg-planner")
     assert re.search(r"Scaling (prefill|decode) workers: 1 -> [2-9] \(.+\)", log), log[-4000:]
+
+
+def test_its_artefacts_lie_on_the_volume(requests: Requests, image: Callable[[str], str], tmp_path: Path) -> None:
+    """With the command that checks what it copies, and by hand through a plain pod."""
+    namespace, folder = requests.namespace, "/data/profiling_results/sla-online"
+    program = str(Path(sys.executable).parent / "sla-planner")
+    where = ("--namespace", namespace.name, "--access-image", image("volume-tools"))
+    copied = tmp_path / "results"
+    subprocess.run([program, "download-results", *where, "--folder", folder, "--output-dir", str(copied)], check=True, capture_output=True)
+    pod = (ROOT / "manifests/volume/pvc-access-pod.yaml").read_text()
+    namespace.apply(changed(pod, {"sla-planner/volume-tools:0.1.0": image("volume-tools")}))
+    namespace.wait("pod/pvc-access-pod", "condition=Ready")
+    namespace.kubectl("cp", f"{namespace.name}/pvc-access-pod:{folder}", str(tmp_path / "by-hand"))
+    namespace.kubectl("delete", "pod", "pvc-access-pod")
+    there = {str(file.relative_to(copied)) for file in copied.rglob("*") if file.is_file()}
+    assert there == {str(file.relative_to(tmp_path / "by-hand")) for file in (tmp_path / "by-hand").rglob("*") if file.is_file()}
+    for wanted in ("report.html", "profile.json", "prefill_performance.png", "selected_decode_interpolation/raw_data.npz"):
+        assert wanted in there
+    for measured in ("tp1", "tp2"):  # what was deployed for each mapping, and what it said
+        assert any(measured in name.lower() and name.endswith(".yaml") for name in there), sorted(there)
+        assert any(measured in name.lower() and name.endswith(".log") for name in there), sorted(there)
 
 
 def test_a_deployment_that_is_deleted_is_told_and_not_made_again(requests: Requests) -> None:
