@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from sla_planner.engines.ai_configurator import OfflineProfile, OfflineRequest, offline_profile
-from sla_planner.engines.ai_configurator_library import SYSTEMS, load
+from sla_planner.engines.ai_configurator_library import load
+from sla_planner.engines.ai_configurator_systems import SYSTEMS
 from sla_planner.errors import UsageError
 from sla_planner.model.calibrated import calibrated
 from sla_planner.model.engine import engine_of

@@ -27,10 +27,6 @@ _LIBRARIES = (
     ("aiconfigurator_core", "AI Configurator", ("aiconfigurator-core",)),
 )
 _INSTALL = 'pip install "aiconfigurator-core==0.12.*" (Python 3.11 to 3.13)'
-SYSTEMS = frozenset(
-    {"a100_sxm", "b200_sxm", "b300_sxm", "b60", "gb200", "gb300", "h100_sxm", "h200_sxm", "l40s", "rtx_pro_6000_server"},
-)
-"""The systems that version 0.12 has tables of for some backend: for who has to know them where the library is not installed."""
 REFUSALS = (  # how the library says no
     ArithmeticError,
     AssertionError,

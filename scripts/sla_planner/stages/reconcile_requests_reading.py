@@ -11,7 +11,7 @@ from typing import Any
 from sla_planner.cluster.requests_seen import Reading
 from sla_planner.cluster.resources import Object
 from sla_planner.config import all_entries, load
-from sla_planner.engines.ai_configurator_library import SYSTEMS
+from sla_planner.engines.ai_configurator_systems import SYSTEMS
 from sla_planner.errors import UsageError
 from sla_planner.planner_config import PlannerConfig
 from sla_planner.request.read import Allowed, InvalidRequestError, read
