@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 CLUSTER_BLOCK = re.compile(r"^<!-- cluster -->\n```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = "-- end of block"
 BLOCK_LIMIT_S = 900.0
+CALM_S = 400.0  # down one by one, after a grace period each, and the later the more a jump has just cost
 FASTER = " --set interval_s=5 --set 'planner_args=[--startup-s=5, --grace-s=20]' --set prometheus=true --output vllm"
 
 SLOWER = 4  # times, engines and promise
@@ -189,7 +190,7 @@ def test_the_quick_start(namespace: Namespace, dynamo: Path, image: Callable[[st
     assert re.search(r'dynamo_frontend_requests_total\{.*model="qwen/qwen3-0.6b"', answer, re.IGNORECASE)
     assert "ScalingReplicaSet" in shell.run(workers)
     for role in ("prefill", "backend"):  # the load is over
-        namespace.until(f"deployment/vllm-disagg-planner-{role}", lambda found: found["spec"]["replicas"] == 1)
+        namespace.until(f"deployment/vllm-disagg-planner-{role}", lambda found: found["spec"]["replicas"] == 1, CALM_S)
 
     shell.run(remove)
     kinds = ("deployments", "jobs", "cronjobs", "services", "configmaps", "persistentvolumeclaims", "serviceaccounts", "roles", "rolebindings")
