@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sla_planner.cluster.api import Conflict, NotFound
-from sla_planner.cluster.requests import DEFINITIONS, REQUESTS_ALPHA, REQUESTS_BETA, Requests, difference
+from sla_planner.cluster.requests import Requests, difference
+from sla_planner.cluster.resources import DEFINITIONS, REQUESTS_ALPHA, REQUESTS_BETA
 from sla_planner.errors import UsageError
 
 from .api_stand_in import api_stand_in

@@ -25,19 +25,16 @@ from tests.cluster.api_stand_in import ApiStandIn, _handler
 from tests.manifests.objects import ROOT, build
 
 from sla_planner.cluster.preflight_facts import (
-    ACCOUNTS,
-    CRDS,
     CRON_JOBS,
     LIMIT_RANGES,
     NAMESPACES,
     POLICIES,
     QUOTAS,
-    REQUESTS,
     SCALED_OBJECTS,
     SECRETS,
     STORAGE_CLASSES,
 )
-from sla_planner.cluster.resources import KNOWN, Object, Resource
+from sla_planner.cluster.resources import DEFINITIONS, KNOWN, REQUESTS_ALPHA, REQUESTS_BETA, SERVICE_ACCOUNTS, Object, Resource
 from sla_planner.model.profile import Provenance
 from sla_planner.store.profile_files import read_profile, write_profile_json
 
@@ -51,8 +48,8 @@ ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "Rol
 CLUSTER_ROLES = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
 CLUSTER_ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 OWN_KINDS = (
-    *(ACCOUNTS, CRDS, CRON_JOBS, LIMIT_RANGES, NAMESPACES, POLICIES, QUOTAS, SCALED_OBJECTS, SECRETS, STORAGE_CLASSES, ROLES, ROLE_BINDINGS),
-    *(CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS),
+    *(SERVICE_ACCOUNTS, DEFINITIONS, CRON_JOBS, LIMIT_RANGES, NAMESPACES, POLICIES, QUOTAS, SCALED_OBJECTS, SECRETS, STORAGE_CLASSES),
+    *(ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS),
 )
 CLUSTER_WIDE = {"Node", "Namespace", "CustomResourceDefinition", "StorageClass"}
 
@@ -134,13 +131,13 @@ class Installation(ApiStandIn):
 
     def serve_requests(self, labels: dict[str, str]) -> None:
         """With the definition that carries `labels`."""
-        self.kinds += REQUESTS
+        self.kinds += (REQUESTS_ALPHA, REQUESTS_BETA)
         name = "dynamographdeploymentrequests.nvidia.com"
-        self.put({"apiVersion": CRDS.api_version, "kind": CRDS.kind, "metadata": {"name": name, "labels": labels}}, namespace="")
+        self.put({"apiVersion": DEFINITIONS.api_version, "kind": DEFINITIONS.kind, "metadata": {"name": name, "labels": labels}}, namespace="")
 
     def install_requests(self) -> None:
         """Beside what is there, what manifests/overlays/deployment-requests has more, and its Roles; the resource definition is not touched."""
-        kinds = {each.kind for each in self.kinds} - {CRDS.kind}
+        kinds = {each.kind for each in self.kinds} - {DEFINITIONS.kind}
         for found in copy.deepcopy(build(ROOT / "manifests/overlays/deployment-requests")):
             there = "" if found["kind"] in ("ClusterRole", "ClusterRoleBinding") else HERE
             plural = next((each.plural for each in self.kinds if each.kind == found["kind"]), "")

@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 from tests.cluster.api_stand_in import ApiStandIn, api_stand_in
 
-from sla_planner.cluster.publication import publish
-from sla_planner.cluster.requests import DEFINITIONS, REQUESTS_ALPHA, REQUESTS_BETA
-from sla_planner.cluster.requests_seen import DIGEST, FEASIBLE, SERVICE_ACCOUNTS
-from sla_planner.cluster.resources import Object
+from sla_planner.cluster.publication import FEASIBLE, PROFILE_DIGEST, publish
+from sla_planner.cluster.resources import DEFINITIONS, REQUESTS_ALPHA, REQUESTS_BETA, SERVICE_ACCOUNTS, Object
 from sla_planner.model.tensor_parallel import over_tensor_parallel
 from sla_planner.store.profile_files import FORMAT, json_twins, read_profile, sample_profile_dir
 
@@ -123,7 +121,7 @@ class Place:
         args = container["args"]
         into = args[args.index("--publish-configmap") + 1]
         profile = over_tensor_parallel(read_profile(sample_profile_dir()), (1, 2))
-        notes = {FEASIBLE: str(feasible).lower(), DIGEST: "d1"}
+        notes = {FEASIBLE: str(feasible).lower(), PROFILE_DIGEST: "d1"}
         whole = json.dumps({"format": FORMAT, **asdict(profile)})
         publish(
             self.cluster.api(),

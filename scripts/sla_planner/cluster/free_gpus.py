@@ -36,7 +36,7 @@ def gpus_of_nodes(api: KubernetesApi, resource: str) -> tuple[NodeGpus, ...]:
     found = []
     for node in nodes:
         name, allocatable = node["metadata"]["name"], _whole((node.get("status") or {}).get("allocatable"), resource)
-        if allocatable and _is_ready(node):
+        if allocatable and is_ready(node):
             takes_pods = not (node.get("spec") or {}).get("unschedulable")
             found.append(NodeGpus(name, allocatable, max(allocatable - used.get(name, 0), 0) if takes_pods else 0))
     return tuple(found)
@@ -87,6 +87,7 @@ def _whole(amounts: Object | None, resource: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _is_ready(node: Object) -> bool:
+def is_ready(node: Object) -> bool:
+    """Whether its kubelet says so."""
     conditions = (node.get("status") or {}).get("conditions") or ()
     return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)

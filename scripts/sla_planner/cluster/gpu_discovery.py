@@ -15,6 +15,7 @@ from collections import defaultdict
 from typing import Any
 
 from sla_planner.cluster.api import KubernetesApi
+from sla_planner.cluster.free_gpus import is_ready
 from sla_planner.cluster.resources import NODES, Object, labels_of
 from sla_planner.request.seen import GpusSeen
 
@@ -72,6 +73,4 @@ def _gpus_of(node: Object) -> int:
 
 
 def _takes_pods(node: Object) -> bool:
-    conditions = (node.get("status") or {}).get("conditions") or ()
-    ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
-    return ready and not (node.get("spec") or {}).get("unschedulable")
+    return is_ready(node) and not (node.get("spec") or {}).get("unschedulable")

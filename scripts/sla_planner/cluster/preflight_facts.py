@@ -13,11 +13,13 @@ from typing import Any
 
 from sla_planner.cluster.api import KubernetesApi, NotFound, Selector
 from sla_planner.cluster.free_gpus import gpus_of_nodes
+from sla_planner.cluster.gpu_discovery import PRODUCT
 from sla_planner.cluster.pod_trouble import failed, keeps_from_running, when
 from sla_planner.cluster.preflight_reader import Reader
 from sla_planner.cluster.resources import (
     AUTOSCALERS,
     CONFIG_MAPS,
+    DEFINITIONS,
     DEPLOYMENTS,
     EVENTS,
     GRAPHS_ALPHA,
@@ -25,6 +27,9 @@ from sla_planner.cluster.resources import (
     LEASES,
     NODES,
     PODS,
+    REQUESTS_ALPHA,
+    REQUESTS_BETA,
+    SERVICE_ACCOUNTS,
     VOLUME_CLAIMS,
     Object,
     Resource,
@@ -51,23 +56,17 @@ from sla_planner.preflight.references import config_maps_named, secrets_named
 GPU = "nvidia.com/gpu"
 GRAPH_LABEL = "nvidia.com/dynamo-graph-deployment-name"
 DEFAULT_CLAIM = "dynamo-pvc"
-PRODUCT = "nvidia.com/gpu.product"
 RECENTLY_S = 3600.0
 MOST_TOLD = 5  # pods or refusals; the rest is of the same kind
 
-CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 LIMIT_RANGES = Resource("", "v1", "limitranges", "LimitRange")
-ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 SECRETS = Resource("", "v1", "secrets", "Secret")
 CRON_JOBS = Resource("batch", "v1", "cronjobs", "CronJob")
 POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 SCALED_OBJECTS = Resource("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
-REQUESTS = tuple(
-    Resource("nvidia.com", version, "dynamographdeploymentrequests", "DynamoGraphDeploymentRequest") for version in ("v1alpha1", "v1beta1")
-)
 
 _OURS = Selector(labels="app.kubernetes.io/name=sla-planner")
 _NOT_OVER = Selector(fields="status.phase!=Succeeded,status.phase!=Failed")
@@ -82,8 +81,8 @@ def cluster_facts(reader: Reader) -> ClusterFacts:
         version=version,
         clock_ahead_s=ahead_s,
         graph_versions=_served(reader, (GRAPHS_ALPHA, GRAPHS_BETA)),
-        request_versions=_served(reader, REQUESTS),
-        request_definition=reader.named(CRDS, f"{REQUESTS[0].plural}.{REQUESTS[0].group}"),
+        request_versions=_served(reader, (REQUESTS_ALPHA, REQUESTS_BETA)),
+        request_definition=reader.named(DEFINITIONS, REQUESTS_BETA.name),
         operators=deployments if isinstance(deployments, Unread) else tuple(_operator(each) for each in deployments if _looks_like_operator(each)),
         gpu_nodes=_gpu_nodes(reader),
         storage_classes=classes if isinstance(classes, Unread) else tuple(_storage_class(each) for each in classes),
@@ -236,7 +235,7 @@ def _workloads(cron_jobs: Documents, deployments: Documents) -> tuple[Workload, 
 
 def _accounts(reader: Reader, workloads: tuple[Workload, ...] | Unread) -> Documents:
     """Of our stages and of what is installed, those that are there; by name, so that no list of all needs to be allowed."""
-    found = [reader.named(ACCOUNTS, name) for name in accounts_of(() if isinstance(workloads, Unread) else workloads)]
+    found = [reader.named(SERVICE_ACCOUNTS, name) for name in accounts_of(() if isinstance(workloads, Unread) else workloads)]
     unread = next((each for each in found if isinstance(each, Unread)), None)
     return unread or tuple(each for each in found if each is not None and not isinstance(each, Unread))
 

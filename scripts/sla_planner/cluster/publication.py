@@ -15,6 +15,8 @@ from sla_planner.errors import UsageError
 
 MOST_BYTES = 1_000_000  # of keys and values; the API takes 1 MiB with everything
 _TRIES = 5
+PROFILE_DIGEST = "slaplanner.io/profile-digest"  # annotations of a profile: of its content, and whether the promise is kept
+FEASIBLE = "slaplanner.io/feasible"
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sla_planner.cluster.api import KubernetesApi, NotFound
-from sla_planner.cluster.resources import Object, Resource, annotations_of, labels_of
+from sla_planner.cluster.resources import DEFINITIONS, REQUESTS_ALPHA, REQUESTS_BETA, Object, Resource, annotations_of, labels_of
 from sla_planner.errors import ForbiddenError, UnreachableError, UsageError
 from sla_planner.request.spec import CLASS_ANNOTATION, OUR_CLASS
-
-REQUESTS_BETA = Resource("nvidia.com", "v1beta1", "dynamographdeploymentrequests", "DynamoGraphDeploymentRequest")
-REQUESTS_ALPHA = Resource("nvidia.com", "v1alpha1", "dynamographdeploymentrequests", "DynamoGraphDeploymentRequest")
-DEFINITIONS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 
 _PART_OF, _US = "app.kubernetes.io/part-of", "sla-planner"
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from sla_planner.cluster.api import KubernetesApi, NotFound, Selector
 from sla_planner.cluster.gpu_discovery import gpus_seen
+from sla_planner.cluster.publication import FEASIBLE, PROFILE_DIGEST
 from sla_planner.cluster.requests_job import Clues, job_seen, pods_of_job, short_trouble
 from sla_planner.cluster.resources import (
     CONFIG_MAPS,
@@ -21,6 +22,7 @@ from sla_planner.cluster.resources import (
     GRAPHS_BETA,
     JOBS,
     PODS,
+    SERVICE_ACCOUNTS,
     VOLUME_CLAIMS,
     Object,
     Resource,
@@ -35,9 +37,7 @@ from sla_planner.request.seen import GraphSeen, JobSeen, ProfileSeen, Seen
 from sla_planner.request.settings import Settings
 from sla_planner.request.spec import NAME_LABEL, NAMESPACE_LABEL, UID_LABEL, About, Fault, Request
 
-SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 GRAPH_POD_LABEL = "nvidia.com/dynamo-graph-deployment-name"
-DIGEST, FEASIBLE = "slaplanner.io/profile-digest", "slaplanner.io/feasible"
 PROFILE_JSON = "profile.json"
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class _Look:
         notes, owners = annotations_of(found), found["metadata"].get("ownerReferences") or ()
         prefill, decode = _picks(data)
         uids = tuple(str(owner.get("uid", "")) for owner in owners)
-        return ProfileSeen(found["metadata"]["name"], notes.get(FEASIBLE) == "true", prefill, decode, notes.get(DIGEST, ""), data, uids)
+        return ProfileSeen(found["metadata"]["name"], notes.get(FEASIBLE) == "true", prefill, decode, notes.get(PROFILE_DIGEST, ""), data, uids)
 
     def frozen(self) -> Mapping[str, Any] | None:
         found = self.config_map("frozen", output_name(self.about))

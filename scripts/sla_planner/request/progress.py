@@ -11,9 +11,9 @@ import json
 from typing import Any
 
 from sla_planner.request.seen import Progress
+from sla_planner.request.status import SUB_PHASES
 
 FIELD = "progress"
-PHASES = ("Initializing", "SweepingPrefill", "SweepingDecode", "SelectingConfig", "BuildingCurves", "GeneratingDGD", "Done")
 
 
 def read_progress(log_tail: str) -> Progress | None:
@@ -30,7 +30,7 @@ def _of(line: str) -> Progress | None:
     except (ValueError, RecursionError):
         return None
     told = document.get(FIELD) if isinstance(document, dict) else None
-    if not isinstance(told, dict) or told.get("phase") not in PHASES:
+    if not isinstance(told, dict) or told.get("phase") not in SUB_PHASES:
         return None
     mapping, eta_s = told.get("mapping"), told.get("eta_s")
     eta_s = float(eta_s) if isinstance(eta_s, int | float) and not isinstance(eta_s, bool) and 0 <= eta_s < float("inf") else None

@@ -12,7 +12,7 @@ from sla_planner.cluster.api import KubernetesApi, connect
 from sla_planner.cluster.host import PATIENCE_S, HostOptions, KubernetesHost
 from sla_planner.cluster.host_rights import Right, check_rights
 from sla_planner.cluster.leftovers import Holder, this_sweep
-from sla_planner.cluster.publication import publish
+from sla_planner.cluster.publication import FEASIBLE, PROFILE_DIGEST, publish
 from sla_planner.cluster.resources import CONFIG_MAPS
 from sla_planner.engines.backend import Backend
 from sla_planner.engines.hosted import HostedLauncher, Recipe
@@ -21,8 +21,6 @@ from sla_planner.sweep.port import Deployment
 from sla_planner.sweep.result import SweepResult
 from sla_planner.sweep_config import SweepConfig
 
-PROFILE_DIGEST = "slaplanner.io/profile-digest"
-FEASIBLE = "slaplanner.io/feasible"
 MODEL = "slaplanner.io/model"
 MEASURED_AT = "slaplanner.io/measured-at"
 
