@@ -1,5 +1,5 @@
-"""PromQL, written from a family's rows; the only place where PromQL is written. `tests/metrics/goldens/` pins every text: a wrong name never fails in
-Prometheus, it only answers nothing.
+"""PromQL, written from a family's rows; the only place where PromQL is written, but for what preflight asks (`preflight_traffic.py`).
+`tests/metrics/goldens/` pins every text: a wrong name never fails in Prometheus, it only answers nothing.
 
     readings    every series of the family, unaggregated
     stamps      by server, the time of its newest sample

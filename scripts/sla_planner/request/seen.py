@@ -24,7 +24,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a sweep is: it measures the `point`-th of `points` of `mapping` (e.g. `prefill TP:2`), and needs `eta_s` more (None: not known yet)."""
+    """How far a sweep is: it measures `mapping` (e.g. `prefill TP:2`), the `point`-th of `points` of the whole sweep, and needs `eta_s` more, if known."""
 
     phase: str
     """One of v1beta1's: Initializing, SweepingPrefill, SweepingDecode, SelectingConfig, BuildingCurves, GeneratingDGD, Done."""
