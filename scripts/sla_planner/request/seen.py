@@ -24,7 +24,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a sweep is: it measures `mapping` (e.g. `prefill TP:2`), the `point`-th of `points` of the whole sweep, and needs `eta_s` more, if known."""
+    """How far a sweep is: it measures `mapping` (e.g. `prefill TP:2`), the `point`-th of `points` in all, and needs `eta_s` more (None: unknown)."""
 
     phase: str
     """One of v1beta1's: Initializing, SweepingPrefill, SweepingDecode, SelectingConfig, BuildingCurves, GeneratingDGD, Done."""
