@@ -1,8 +1,8 @@
 """What Prometheus would show of a simulated fleet, and nothing more: no request by itself, no future, no length before it is known.
 
 Every `scrape_s` seconds the counters, histograms and gauges are copied, unless that scrape is lost. A policy that looks at time t sees the newest
-copy that is at least `delay_s` old, and as its window's beginning the newest one that is a window older. From there on it is the code that reads a real
-Prometheus (`metrics.window`), with the names and the buckets of a Dynamo frontend:
+copy that is at least `delay_s` old, and as its window's beginning the newest one that is a window older. From there on the code that reads a real
+Prometheus is at work (`metrics.window`), with the names and the buckets of a Dynamo frontend:
 
     frontend    requests started and finished, in flight, queued (without a first token); histograms of TTFT, ITL (one observation per gap), ISL (at
                 arrival), OSL and duration (at the end)
