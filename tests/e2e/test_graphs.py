@@ -19,7 +19,7 @@ import yaml
 from tests.manifests.objects import ROOT, overlay
 
 from . import node
-from .conftest import PATIENCE_S, Document, Namespace
+from .conftest import PATIENCE_S, Document, Namespace, awaited
 from .serving import Load, apply, load_test, renamed
 
 ENGINE = re.compile(r"nvcr\.io/nvidia/ai-dynamo/[a-z]+-runtime:[\w.]+")
@@ -68,10 +68,16 @@ def serves(namespace: Namespace, graph: str, image: Callable[[str], str], *, wor
 
 
 def pods_of(namespace: Namespace) -> set[str]:
-    """Names without what their ReplicaSets add, of pods that run and are ready."""
-    found = [pod for pod in namespace.get("pods")["items"] if pod["metadata"]["name"] != "load"]
-    assert all(status["ready"] and not status["restartCount"] for pod in found for status in pod["status"]["containerStatuses"])
-    return {pod["metadata"]["name"].rsplit("-", 2)[0] for pod in found}
+    """Names without what their ReplicaSets add, as soon as all run and are ready: some may just have been asked for."""
+
+    def ready() -> list[Document]:
+        found = [pod for pod in namespace.get("pods")["items"] if pod["metadata"]["name"] != "load"]
+        there = all(status["ready"] for pod in found for status in pod["status"].get("containerStatuses", [{"ready": False}]))
+        return found if there else []
+
+    pods = awaited(ready, lambda: namespace.kubectl("get", "pods"))
+    assert not any(status["restartCount"] for pod in pods for status in pod["status"]["containerStatuses"])
+    return {pod["metadata"]["name"].rsplit("-", 2)[0] for pod in pods}
 
 
 @pytest.mark.usefixtures("dynamo")

@@ -37,7 +37,7 @@ def test_two_plain_deployments_follow_a_real_load_up_and_down(
     patient = {"sizing": None, "load_predictor": None, "no_correction": None}
     serving.deploy(Form(engines=True), **patient, adjustment_interval=2, startup_s=4, grace_s=8, ttft=200, itl=6)
     with serving.journal() as journal:
-        namespace.apply(*load_test(image("profile-sweep"), Load(6, isl=3000, osl=300)))
+        namespace.apply(*load_test(image("profile-sweep"), Load(6, isl=3000, osl=300), duration_s=400))
         for role in ("prefill", "decode"):
             namespace.until(f"deployment/{role}", lambda found: found["status"].get("readyReplicas", 0) > 1)
         namespace.kubectl("delete", "pod", "load", "--grace-period=1")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import subprocess
 import time
@@ -20,7 +21,7 @@ from tests.manifests.objects import ROOT
 
 from sla_planner.cli import run
 
-from .conftest import PATIENCE_S, Document, Namespace
+from .conftest import PATIENCE_S, Document, Namespace, awaited
 from .serving import CONFINED, NOBODY, Load, Serving
 
 pytestmark = pytest.mark.cluster
@@ -35,6 +36,7 @@ def serving(module_namespace: Namespace, image: Callable[[str], str], python_ima
     found.prometheus()
     found.deploy(scrape_url=None, prometheus_url="http://prometheus:9090")
     found.load(Load(5))
+    awaited(lambda: re.search(r"Observed num_req: [1-9]", found.log()), found.log)  # so Prometheus has seen it
     module_namespace.until("pvc/dynamo-pvc", lambda claim: claim.get("status", {}).get("phase") == "Bound")
     return found
 
@@ -203,6 +205,13 @@ def image_that_is_nowhere(namespace: Namespace) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def planner_at_rest(namespace: Namespace) -> Iterator[None]:
+    with changed("deployment/planner", {"op": "replace", "path": "/spec/replicas", "value": 0})(namespace):
+        yield
+    namespace.wait("deployment/planner", "condition=Available")
+
+
+@contextlib.contextmanager
 def second_planner(namespace: Namespace) -> Iterator[None]:
     """A CronJob that never comes to run."""
     template = namespace.get("deployment/planner")["spec"]["template"]
@@ -267,11 +276,7 @@ FAULTS = {
     "a forgotten pause": Fault("paused", "Deployment/decode carries", "annotate deployment decode slaplanner.io/paused-", paused, code=0),
     "a count that stands in Git": Fault("gitops", "argocd-controller holds the replicas of deployment/decode", "--show-managed-fields", held_by_git),
     "settings without sense": Fault("settings", "unknown key", "kubectl apply -k YOUR_OVERLAY", settings_without_sense),
-    "a planner at rest": Fault(
-        *("runs", "scaled to zero", "scale deployment planner --replicas=1"),
-        changed("deployment/planner", {"op": "replace", "path": "/spec/replicas", "value": 0}),
-        code=0,
-    ),
+    "a planner at rest": Fault("runs", "scaled to zero", "scale deployment planner --replicas=1", planner_at_rest, code=0),
     "two planners": Fault("runs", "two planners run: CronJob planted and Deployment planner", "patch cronjob planted", second_planner),
     "Prometheus cut off": Fault(
         *("network-policy", "connect to port 9090", "patch networkpolicy planner"),

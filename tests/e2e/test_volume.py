@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from .conftest import awaited
+
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "manifests/components/volume-access/objects/role.yaml"
 OURS = "--selector=slaplanner.io/role=volume-access"
-PATIENCE_S = 180.0
+PATIENCE_S = 400.0
 LARGE_BYTES = 60_000_000  # larger than all buffers between here and there
 
 Document = dict[str, Any]
@@ -247,4 +249,4 @@ def test_a_client_that_was_killed_leaves_nothing_for_long(orphan: Command) -> No
     (job,) = [name for name in orphan.left() if name.startswith("job")] or [""]
     if job:
         orphan.namespace.wait(job, "delete", timeout_s=PATIENCE_S)
-    assert orphan.left() == []
+    awaited(lambda: not orphan.left(), orphan.left)

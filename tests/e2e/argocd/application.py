@@ -11,7 +11,7 @@ from tests.e2e.argocd.argo_cd import ArgoCd
 from tests.e2e.conftest import Document, Namespace
 
 REFRESH = "argocd.argoproj.io/refresh"
-SYNC_TIMEOUT_S = 300.0  # pods of the simulated engines start slowly on a busy machine
+SYNC_TIMEOUT_S = 600.0  # pods of the simulated engines start slowly on a busy machine
 
 
 class Application:

@@ -26,7 +26,7 @@ FROM_DEBIAN = {"redis-server": "redis-server", "git": "git"}  # program: package
 DEFINITIONS = "customresourcedefinition/applications.argoproj.io"
 ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")  # however this process ends
 RESYNC_S = 3  # 120 in the world: how often the cluster is compared with Git though nothing has changed
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 200.0
 
 
 class Missing(Exception):

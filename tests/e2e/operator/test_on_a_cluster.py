@@ -18,7 +18,7 @@ from .conftest import document
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("dynamo")]
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 def worker(role, **more):
@@ -63,12 +63,12 @@ def forwarded(namespace, what) -> Iterator[str]:
 
 def tokens(url, count):
     body = {"model": "tiny", "prompt": [1] * 200, "max_tokens": count, "ignore_eos": True, "stream": True}
-    with urllib.request.urlopen(f"{url}/v1/completions", json.dumps(body).encode(), timeout=60) as answer:
+    with urllib.request.urlopen(f"{url}/v1/completions", json.dumps(body).encode(), timeout=PATIENCE_S) as answer:
         return answer.read().decode().count(" tok")
 
 
 def page(url, path):
-    with urllib.request.urlopen(url + path, timeout=30) as answer:
+    with urllib.request.urlopen(url + path, timeout=PATIENCE_S) as answer:
         return answer.read().decode()
 
 

@@ -12,7 +12,7 @@ from sla_planner.cluster.resources import GRAPHS_BETA, Object, Resource
 
 DEFINITIONS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 FOLDER = Path(__file__).parents[2] / "crds"
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 
 
 def install(api: KubernetesApi, conversion: Object) -> None:
