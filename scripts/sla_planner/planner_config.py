@@ -61,16 +61,12 @@ OBJECT_NAME = "a name of Kubernetes: lower case letters, digits, - and ."
 FROM_PROFILE = "from the profile"
 
 
-class TargetConfig(Config):
-    """One served model: what is promised, what may be used, where its metrics are and what is scaled."""
-
-    name: Annotated[Name, Setting("name of the target in logs, metrics and state", allowed="letters, digits, dot, _ and -, at most 63")] = "default"
+class PlanConfig(Config):
+    """What decisions are made with: the promise, how it is kept, what may be used, and the engine's profile."""
 
     ttft: Annotated[Milliseconds, Setting("promised time to first token", unit="ms", flags=("--ttft-target",))] = 500.0
     itl: Annotated[Milliseconds, Setting("promised inter-token latency", unit="ms", flags=("--itl-target",))] = 50.0
     attainment: Annotated[Share, Setting("share of requests that the promise is made to")] = 0.99
-    isl: Annotated[Positive | None, Setting("accepted for compatibility, unused: prompt lengths are observed", unit="tokens")] = None
-    osl: Annotated[Positive | None, Setting("accepted for compatibility, unused: output lengths are observed", unit="tokens")] = None
 
     adjustment_interval: Annotated[Positive, Setting("time between decisions", unit="s")] = 15.0
     startup_s: Annotated[NotNegative, Setting("time from asking for a worker to its first request", unit="s")] = 120.0
@@ -105,6 +101,72 @@ class TargetConfig(Config):
         LoosePath, Setting("the profile: results folder of a profile sweep, ours or Dynamo's; `sample` is the one that ships with the program")
     ] = Path("profiling_results")
     interpolation: Annotated[Interpolation, Setting("read the profile through fitted laws, or point by point as Dynamo 0.6 does")] = "fitted"
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        for role, limits in (("prefill", self._prefill_limits(1)), ("decode", self._decode_limits(1))):
+            if limits.max_workers is not None and limits.min_workers > limits.max_workers:
+                names = (f"min_{role}_replicas", f"max_{role}_replicas", "min_endpoint")
+                message = f"at least {limits.min_workers} and at most {limits.max_workers} {role} workers"
+                raise Rejected(f"{self.whose}{message}", hint="raise the most or lower the fewest", settings=names)
+        self._check_budget(self._prefill_limits(1), self._decode_limits(1))
+        return self
+
+    @property
+    def whose(self) -> str:
+        """Begins a message about these settings."""
+        return ""
+
+    def plan_settings(self, prefill_gpus: int, decode_gpus: int) -> PlanSettings:
+        """What the pure planner needs. `prefill_gpus`, `decode_gpus`: GPUs of one worker in the profile; configured ones win.
+
+        Raises `UsageError` when the budget does not hold the smallest fleet allowed.
+        """
+        prefill, decode = self._prefill_limits(prefill_gpus), self._decode_limits(decode_gpus)
+        try:
+            self._check_budget(prefill, decode)
+        except Rejected as error:
+            raise UsageError(error.message, hint=error.hint) from None
+        return PlanSettings(
+            sla=Sla(ttft_ms=self.ttft, itl_ms=self.itl, attainment=self.attainment),
+            sizing=self.sizing,
+            predictor=self.load_predictor,
+            interval_s=self.adjustment_interval,
+            startup_s=self.startup_s,
+            grace_s=self.grace_s,
+            max_gpu_budget=self.max_gpu_budget,
+            prefill=prefill,
+            decode=decode,
+            correction=not self.no_correction,
+            history_window=self.load_prediction_window_size,
+            unschedulable_limit_s=self.unschedulable_limit_s,
+        )
+
+    def _prefill_limits(self, gpus: int) -> RoleLimits:
+        fewest = self.min_endpoint if self.min_prefill_replicas is None else self.min_prefill_replicas
+        return RoleLimits(fewest, self.max_prefill_replicas, self.prefill_engine_num_gpu or gpus)
+
+    def _decode_limits(self, gpus: int) -> RoleLimits:
+        fewest = self.min_endpoint if self.min_decode_replicas is None else self.min_decode_replicas
+        return RoleLimits(fewest, self.max_decode_replicas, self.decode_engine_num_gpu or gpus)
+
+    def _check_budget(self, prefill: RoleLimits, decode: RoleLimits) -> None:
+        least = prefill.min_workers * prefill.gpus_per_worker + decode.min_workers * decode.gpus_per_worker
+        if self.max_gpu_budget != -1 and self.max_gpu_budget < least:
+            fleet = f"{prefill.min_workers} prefill x {prefill.gpus_per_worker} GPU + {decode.min_workers} decode x {decode.gpus_per_worker} GPU"
+            message = f"{self.whose}a budget of {self.max_gpu_budget} GPUs does not hold the smallest fleet ({fleet})"
+            raise Rejected(message, hint=f"raise --max-gpu-budget to {least} or more, or -1 for no limit", settings=("max_gpu_budget",))
+
+
+class _Named(Config):
+    name: Annotated[Name, Setting("name of the target in logs, metrics and state", allowed="letters, digits, dot, _ and -, at most 63")] = "default"
+
+
+class TargetConfig(PlanConfig, _Named):  # in this order, the name comes first
+    """One served model: what is promised, what may be used, where its metrics are and what is scaled."""
+
+    isl: Annotated[Positive | None, Setting("accepted for compatibility, unused: prompt lengths are observed", unit="tokens")] = None
+    osl: Annotated[Positive | None, Setting("accepted for compatibility, unused: output lengths are observed", unit="tokens")] = None
 
     metrics: Annotated[Literal["dynamo", "dynamo-legacy", "vllm", "sglang", "trtllm", "llamacpp"], Setting("whose metric names are read")] = "dynamo"
     prometheus_url: Annotated[
@@ -192,40 +254,9 @@ class TargetConfig(Config):
             raise Rejected(message, hint="give each role an object of its own", settings=("prefill_target", "decode_target"))
         return self
 
-    @model_validator(mode="after")
-    def _limits_agree(self) -> Self:
-        for role, limits in (("prefill", self._prefill_limits(1)), ("decode", self._decode_limits(1))):
-            if limits.max_workers is not None and limits.min_workers > limits.max_workers:
-                names = (f"min_{role}_replicas", f"max_{role}_replicas", "min_endpoint")
-                message = f"at least {limits.min_workers} and at most {limits.max_workers} {role} workers"
-                raise Rejected(f"target {self.name}: {message}", hint="raise the most or lower the fewest", settings=names)
-        self._check_budget(self._prefill_limits(1), self._decode_limits(1))
-        return self
-
-    def plan_settings(self, prefill_gpus: int, decode_gpus: int) -> PlanSettings:
-        """What the pure planner needs. `prefill_gpus`, `decode_gpus`: GPUs of one worker in the profile; configured ones win.
-
-        Raises `UsageError` when the budget does not hold the smallest fleet allowed.
-        """
-        prefill, decode = self._prefill_limits(prefill_gpus), self._decode_limits(decode_gpus)
-        try:
-            self._check_budget(prefill, decode)
-        except Rejected as error:
-            raise UsageError(error.message, hint=error.hint) from None
-        return PlanSettings(
-            sla=Sla(ttft_ms=self.ttft, itl_ms=self.itl, attainment=self.attainment),
-            sizing=self.sizing,
-            predictor=self.load_predictor,
-            interval_s=self.adjustment_interval,
-            startup_s=self.startup_s,
-            grace_s=self.grace_s,
-            max_gpu_budget=self.max_gpu_budget,
-            prefill=prefill,
-            decode=decode,
-            correction=not self.no_correction,
-            history_window=self.load_prediction_window_size,
-            unschedulable_limit_s=self.unschedulable_limit_s,
-        )
+    @property
+    def whose(self) -> str:
+        return f"target {self.name}: "
 
     @property
     def doors(self) -> frozenset[str]:
@@ -237,21 +268,6 @@ class TargetConfig(Config):
             return frozenset(f"{scale_reference(each)}{place}" for each in (self.prefill_target, self.decode_target) if each)
         in_etcd = self.virtual_target is not None and self.virtual_target.startswith("etcd:")
         return frozenset({f"{self.virtual_target} namespace {self.namespace}" if in_etcd else str(self.virtual_target)})
-
-    def _prefill_limits(self, gpus: int) -> RoleLimits:
-        fewest = self.min_endpoint if self.min_prefill_replicas is None else self.min_prefill_replicas
-        return RoleLimits(fewest, self.max_prefill_replicas, self.prefill_engine_num_gpu or gpus)
-
-    def _decode_limits(self, gpus: int) -> RoleLimits:
-        fewest = self.min_endpoint if self.min_decode_replicas is None else self.min_decode_replicas
-        return RoleLimits(fewest, self.max_decode_replicas, self.decode_engine_num_gpu or gpus)
-
-    def _check_budget(self, prefill: RoleLimits, decode: RoleLimits) -> None:
-        least = prefill.min_workers * prefill.gpus_per_worker + decode.min_workers * decode.gpus_per_worker
-        if self.max_gpu_budget != -1 and self.max_gpu_budget < least:
-            fleet = f"{prefill.min_workers} prefill x {prefill.gpus_per_worker} GPU + {decode.min_workers} decode x {decode.gpus_per_worker} GPU"
-            message = f"target {self.name}: a budget of {self.max_gpu_budget} GPUs does not hold the smallest fleet ({fleet})"
-            raise Rejected(message, hint=f"raise --max-gpu-budget to {least} or more, or -1 for no limit", settings=("max_gpu_budget",))
 
 
 class PlannerConfig(Config):

@@ -18,7 +18,7 @@ from sla_planner.plan.history import observed_windows
 from sla_planner.plan.observation import TrafficWindow
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.state import fingerprint
-from sla_planner.planner_config import TargetConfig
+from sla_planner.planner_config import PlanConfig, TargetConfig
 from sla_planner.store.profile_files import DECODE_NPZ, DECODE_TWIN, PREFILL_NPZ, PREFILL_TWIN, PROFILE_JSON, read_profile
 from sla_planner.traffic.trace import read_trace
 
@@ -41,14 +41,14 @@ class Basis:
         return fingerprint(self.settings, self.engine) == fingerprint(other.settings, other.engine)
 
 
-def basis_of(config: TargetConfig, manifest_gpus: Counts = UNSAID) -> Basis:
+def basis_of(config: PlanConfig, manifest_gpus: Counts = UNSAID) -> Basis:
     """Raises `UsageError` for an unusable profile, and for a budget that does not hold the smallest fleet."""
     prefill_gpus = config.prefill_engine_num_gpu or manifest_gpus[0] or None
     decode_gpus = config.decode_engine_num_gpu or manifest_gpus[1] or None
     try:
         engine = _engine(profile_stamp(config), config.interpolation, prefill_gpus, decode_gpus)
     except ProfileError as error:
-        raise UsageError(f"target {config.name}: the profile {error}", hint="name it with --profile-results-dir") from None
+        raise UsageError(f"{config.whose}the profile {error}", hint="name it with --profile-results-dir") from None
     return Basis(engine, config.plan_settings(engine.prefill.gpus, engine.decode.gpus), manifest_gpus)
 
 
@@ -66,14 +66,14 @@ def mismatches(config: TargetConfig, manifest_gpus: Counts) -> Iterator[str]:
             yield f"a {role} worker has {manifest} GPUs in its manifest, {measured} in the profile: {manifest} are counted; was this engine profiled?"
 
 
-def warm_up_windows(config: TargetConfig, basis: Basis) -> list[TrafficWindow]:
+def warm_up_windows(config: PlanConfig, basis: Basis) -> list[TrafficWindow]:
     """The configured traffic as it would have been observed. Raises `TraceError`."""
     assert config.warmup_trace is not None
     trace = read_trace(config.warmup_trace)
     return list(observed_windows(trace.arrival_s, trace.isl_tokens, trace.osl_tokens, basis.settings.interval_s))
 
 
-def profile_stamp(config: TargetConfig) -> ProfileStamp:
+def profile_stamp(config: PlanConfig) -> ProfileStamp:
     """Where the profile is, and which one it is: a sweep may replace it while the planner runs."""
     place = config.profile_results_dir
     times = []
