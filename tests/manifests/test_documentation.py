@@ -56,6 +56,17 @@ def test_kustomizations(text, tmp_path):
     assert (claim["spec"]["storageClassName"], claim["spec"]["resources"]["requests"]["storage"]) == ("fast", "200Gi")
 
 
+def test_the_kustomization_of_a_namespace_that_requests_are_deployed_into(tmp_path):
+    guide = (ROOT / "jobs/reconcile-requests/README.md").read_text()
+    (text,) = re.findall(r"`my-chat/kustomization.yaml`:\n\n```yaml\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    (tmp_path / "manifests").symlink_to(ROOT / "manifests")
+    (tmp_path / "my-chat").mkdir()
+    (tmp_path / "my-chat" / "kustomization.yaml").write_text(text)
+    objects = build.__wrapped__(tmp_path / "my-chat")
+    assert of_kind(objects, "RoleBinding")["reconcile-requests-target"]["subjects"][0]["namespace"] == "llm"
+    assert "planner" in of_kind(objects, "ServiceAccount")
+
+
 def test_the_tables_name_every_component_overlay_and_parameter():
     named = set(re.findall(r"^\| (`[^|]+) \|", MANIFESTS, re.MULTILINE))
     names = {name for cell in named for name in re.findall(r"`([^`]+)`", cell)}

@@ -14,7 +14,11 @@ import sla_planner
 FILES = sorted([ROOT / "kustomization.yaml", *ROOT.glob("jobs/**/kustomization.yaml"), *ROOT.glob("manifests/**/kustomization.yaml")])
 ENTRY_POINTS = [ROOT, *OVERLAYS]
 # Parameters that have no default because nobody else can know them.
-NO_DEFAULT = {"storage-class": {"pvc-storage-class": "fast"}, "kueue": {"kueue-queue": "gpu"}}
+NO_DEFAULT = {
+    "storage-class": {"pvc-storage-class": "fast"},
+    "kueue": {"kueue-queue": "gpu"},
+    "deployment-requests-target-namespace": {"requests-namespace": "llm"},
+}
 DEPRECATED = {"bases", "commonLabels", "commonAnnotations", "imageTags", "patchesJson6902", "patchesStrategicMerge", "vars"}
 
 
@@ -145,6 +149,17 @@ def test_rwx(tmp_path):
 def test_storage_class(tmp_path):
     (claim,) = of_kind(overlay(tmp_path, "storage-class", params={"pvc-storage-class": "fast"}), "PersistentVolumeClaim").values()
     assert claim["spec"]["storageClassName"] == "fast"
+
+
+def test_target_namespace(tmp_path):
+    """Who may deploy there is the reconciler of the namespace of the requests, whatever is called alike in this one."""
+    reconciler = f"{os.path.relpath(ROOT, tmp_path.resolve())}/jobs/reconcile-requests"
+    base = f"{os.path.relpath(ROOT, tmp_path.resolve())}/manifests/base"
+    params = {"requests-namespace": "llm"}
+    objects = overlay(tmp_path, "deployment-requests-target-namespace", params=params, namespace="chat", resources=[base, reconciler])
+    binding = of_kind(objects, "RoleBinding")["reconcile-requests-target"]
+    assert binding["metadata"]["namespace"] == "chat"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "reconcile-requests", "namespace": "llm"}]
 
 
 def test_existing_pvc(tmp_path):

@@ -17,7 +17,11 @@ ROW = re.compile(r"(?P<resources>\S+)\s+\[\]\s+\[(?P<names>.*?)\]\s+\[(?P<verbs>
 ROLE_FILES = sorted([*ROOT.glob("jobs/*/role.yaml"), *ROOT.glob("manifests/components/*/objects/*role.yaml")])
 
 # Their ConfigMaps are called after requests that nobody knows yet.
-OF_REQUESTS = [ROOT / "jobs/reconcile-requests/role.yaml", ROOT / "manifests/components/deployment-requests/objects/sweep-role.yaml"]
+OF_REQUESTS = [
+    ROOT / "jobs/reconcile-requests/role.yaml",
+    ROOT / "manifests/components/deployment-requests/objects/sweep-role.yaml",
+    ROOT / "manifests/components/deployment-requests-target-namespace/objects/role.yaml",
+]
 
 
 def listed(file):

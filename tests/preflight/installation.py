@@ -27,14 +27,13 @@ from tests.manifests.objects import ROOT, build
 from sla_planner.cluster.preflight_facts import (
     CRON_JOBS,
     LIMIT_RANGES,
-    NAMESPACES,
     POLICIES,
     QUOTAS,
     SCALED_OBJECTS,
     SECRETS,
     STORAGE_CLASSES,
 )
-from sla_planner.cluster.resources import DEFINITIONS, KNOWN, REQUESTS_ALPHA, REQUESTS_BETA, SERVICE_ACCOUNTS, Object, Resource
+from sla_planner.cluster.resources import DEFINITIONS, KNOWN, NAMESPACES, REQUESTS_ALPHA, REQUESTS_BETA, SERVICE_ACCOUNTS, Object, Resource
 from sla_planner.model.profile import Provenance
 from sla_planner.store.profile_files import read_profile, write_profile_json
 

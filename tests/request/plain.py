@@ -8,7 +8,7 @@ from typing import Any
 
 from sla_planner.model.sla import Sla
 from sla_planner.request.makers import CannotBeMadeError
-from sla_planner.request.seen import JobState, Seen
+from sla_planner.request.seen import JobState, ProfileSeen, Seen
 from sla_planner.request.settings import Settings
 from sla_planner.request.spec import BaseManifest, Deploying, EngineLimits, Fault, Method, Object, Profiling, Request
 from sla_planner.sweep.result import Goal
@@ -18,7 +18,7 @@ BASE_KEY, SPEC_KEY, GRAPH_KEY = "disagg.yaml", "spec.json", "config_with_planner
 SETTINGS = Settings(profiler_image="profiler:1", planner_image="planner:1", image_limit_s=300.0)
 SPEC: dict[str, Any] = {"model": "m", "autoApply": True, "base": "dgd-base", "claim": "artefacts"}
 """A request of these tests: `base`: its ConfigMap, `claim`: a volume, `wrong`: has a fault, `offline`, `dry_run`, `min_gpus`, `graph`: its name,
-`unusable_overrides`: they leave no deployment."""
+`there`: the namespace of that, `unusable_overrides`: they leave no deployment."""
 
 
 def job_name(name: str) -> str:
@@ -59,7 +59,7 @@ class Making:
         annotations = {"uid": request.uid}
         return {
             "kind": "DynamoGraphDeployment",
-            "metadata": {"name": request.graph_name, "namespace": request.namespace, "annotations": annotations},
+            "metadata": {"name": request.graph_name, "namespace": request.graph_namespace, "annotations": annotations},
             "spec": {"prefill": seen.profile.prefill, "decode": seen.profile.decode},
             "state": "pending",
         }
@@ -69,6 +69,10 @@ class Making:
         if seen.profile is not None and (seen.alone or SHARED_PROFILE in seen.held):
             return output, self._object(request, SHARED_PROFILE, seen.profile.files)
         return (output,)
+
+    def profile_copy(self, request: Request, profile: ProfileSeen) -> Object:
+        metadata = {"name": profile_name(request.name), "namespace": request.graph_namespace, "request": request.uid}
+        return {"metadata": metadata, "data": dict(profile.files)}
 
 
 def read(name: str, uid: str, generation: int, spec: Object) -> Request | tuple[Fault, ...]:
@@ -93,7 +97,7 @@ def read(name: str, uid: str, generation: int, spec: Object) -> Request | tuple[
         backend="vllm",
         goal=Goal(Sla(200.0, 20.0), 3000, 150),
         profiling=profiling,
-        deploying=Deploying(name=spec.get("graph")),
+        deploying=Deploying(name=spec.get("graph"), namespace=spec.get("there")),
         auto_apply=spec["autoApply"],
         spec=spec,
         notes=tuple(spec.get("notes", ())),

@@ -240,6 +240,48 @@ SCENARIOS: dict[str, tuple[list[Move], tuple[str, str] | None, str]] = {
         ("Pending", "Pending"),
         "NameTaken",
     ),
+    "elsewhere": ([apply(there="chat"), profiled, ready], ("Ready", "Deployed"), "Deployed"),
+    "elsewhere, no rights": ([put(no_rights_in={"chat"}), apply(there="chat")], ("Pending", "Pending"), "RightsMissing"),
+    "elsewhere, rights granted late": (
+        [put(no_rights_in={"chat"}), apply(there="chat"), put(no_rights_in=set()), profiled, ready],
+        ("Ready", "Deployed"),
+        "Deployed",
+    ),
+    "elsewhere, applied by hand": (
+        [apply(there="chat", autoApply=False), profiled, call("apply_generated"), ready],
+        ("Ready", "Deployed"),
+        "Deployed",
+    ),
+    "elsewhere, not applied": ([apply(there="chat", autoApply=False), profiled], ("Ready", "Ready"), "Ready"),
+    "elsewhere, somebody's profile in the way": ([call("somebodys_copy"), apply(there="chat")], ("Pending", "Pending"), "NameTaken"),
+    "elsewhere, somebody's profile comes meanwhile": (
+        [apply(there="chat"), call("somebodys_copy"), profiled],
+        ("Deploying", "Deploying"),
+        "Deploying",
+    ),
+    "elsewhere, somebody's profile comes meanwhile and goes": (
+        [apply(there="chat"), call("somebodys_copy"), profiled, call("delete_copy"), ready],
+        ("Ready", "Deployed"),
+        "Deployed",
+    ),
+    "elsewhere, profile deleted": ([apply(there="chat"), profiled, ready, call("delete_copy"), ready], ("Ready", "Deployed"), "Deployed"),
+    "elsewhere, deployment deleted": (
+        [apply(there="chat"), profiled, ready, call("delete_graph")],
+        ("DeploymentDeleted", "Failed"),
+        "DeploymentDeleted",
+    ),
+    "elsewhere, deployment deleted and applied by hand": (
+        [apply(there="chat"), profiled, ready, call("delete_graph"), call("apply_generated"), ready],
+        ("DeploymentDeleted", "Failed"),
+        "DeploymentDeleted",
+    ),
+    "elsewhere, deleted when generated": ([apply(there="chat", autoApply=False), profiled, call("delete_request")], None, ""),
+    "elsewhere, deleted when deployed": ([apply(there="chat"), profiled, ready, call("delete_request")], None, ""),
+    "elsewhere, deleted with its deployment": (
+        [apply(there="chat"), profiled, ready, call("delete_request"), call("delete_graph")],
+        None,
+        "",
+    ),
     "deleted and made anew": (
         [apply(), profiled, ready, call("delete_request"), apply(), call("delete_graph"), profiled, ready],
         ("Ready", "Deployed"),

@@ -301,10 +301,15 @@ def test_the_deployment_is_called_and_dressed():
     assert (deploying.labels, deploying.annotations) == (overrides["labels"], overrides["annotations"])
 
 
+@pytest.mark.parametrize(("namespace", "elsewhere"), [(None, False), ("llm", False), ("chat", True)])
+def test_where_the_deployment_goes(namespace, elsewhere):
+    request = alpha(spec__deploymentOverrides={"namespace": namespace} if namespace else {})
+    assert (request.namespace, request.graph_namespace, request.elsewhere) == ("llm", namespace or "llm", elsewhere)
+
+
 @pytest.mark.parametrize(
     ("values", "path", "said"),
     [
-        ({"namespace": "other"}, "namespace", "the request is in llm"),
         ({"namespace": "No"}, "namespace", "no name of a namespace"),
         ({"labels": {"a b": "c"}}, "labels.a b", "is no key"),
         ({"labels": {"a": "b c"}}, "labels.a", "make it an annotation"),

@@ -58,7 +58,7 @@ def test_all_faults_come_at_once_each_with_path_value_and_remedy():
         metadata__name="a" * 60,
         spec__backend="vlm",
         spec__modle="x",
-        spec__deploymentOverrides={"namespace": "other", "labels": {"a b": "c"}},
+        spec__deploymentOverrides={"namespace": "-other", "labels": {"a b": "c"}},
         config__sla={"isl": 0, "osl": 150, "ttft": 0.2, "itl": "20"},
         config__sweep={"pick": True},
         config__planner={"planner_min_endpoints": 2},
@@ -203,6 +203,13 @@ def test_a_graphs_name_leaves_room_for_its_services_and_its_pods_label(namespace
     assert not faults(changed(ALPHA, spec__deploymentOverrides={"name": "g" * longest}, **place))
     said = fault(changed(ALPHA, spec__deploymentOverrides={"name": "g" * (longest + 1)}, **place), "spec.deploymentOverrides.name")
     assert f"at most {longest} characters" in said
+
+
+def test_it_is_the_namespace_of_the_graph_that_counts():
+    overrides = {"name": "g" * 42, "namespace": "n" * 20}
+    assert not faults(changed(ALPHA, spec__deploymentOverrides=overrides))
+    said = fault(changed(ALPHA, spec__deploymentOverrides=overrides | {"name": "g" * 43}), "spec.deploymentOverrides.name")
+    assert "at most 42 characters" in said
 
 
 @pytest.mark.parametrize("name", ["7b-model", "qwen.v1", "qwen-", "Qwen", "a_b"])

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sla_planner.request import lifecycle
-from sla_planner.request.actions import Action, Deploy, Freeze, KeepProfile, Said, StartProfiling, StopProfiling, WriteOutput
+from sla_planner.request.actions import Action, CopyProfile, Deploy, Freeze, KeepProfile, Said, StartProfiling, StopProfiling, WriteOutput
 from sla_planner.request.phases import Case, spec_in_force
-from sla_planner.request.seen import GpusSeen, GraphSeen, JobSeen, JobState, ProfileSeen, Seen
-from sla_planner.request.spec import About, Object
+from sla_planner.request.seen import CopySeen, GpusSeen, GraphSeen, JobSeen, JobState, ProfileSeen, Seen
+from sla_planner.request.spec import About, Object, Request
 
 from .plain import BASE_KEY, NAMESPACE, SETTINGS, SHARED_PROFILE, SPEC, SPEC_KEY, Making, job_name, output_name, profile_name, read
 
@@ -43,14 +43,16 @@ class Refused(Exception):
 
 @dataclass
 class World:
-    """`made`: how often an object was created. `hidden`: what may not be looked at. `refusing`: kinds that the API does not take, and why.
-    `passed_s`: time that went by while nobody looked.
+    """`copies`: ConfigMaps in the namespace of deployments, where it is not that of the requests. `made`: how often an object was created.
+    `hidden`: what may not be looked at. `refusing`: kinds that the API does not take, and why. `passed_s`: time that went by while nobody looked.
     """
 
     config_maps: dict[str, dict[str, Any]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     graphs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    copies: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    no_rights_in: set[str] = field(default_factory=set)
     claims: set[str] = field(default_factory=lambda: {"artefacts"})
     graph_api: bool = True
     gpus: GpusSeen | None = field(default_factory=lambda: GpusSeen(largest_node=8, total=16))
@@ -95,6 +97,12 @@ class World:
 
     def somebodys_graph(self, name: str = "x") -> None:
         self.graphs[name] = {"metadata": {"name": name, "namespace": NAMESPACE, "uid": self._uid(), "annotations": {}}, "state": "successful"}
+
+    def somebodys_copy(self, name: str = "x") -> None:
+        self.copies[profile_name(name)] = {"metadata": {"name": profile_name(name), "uid": self._uid()}, "data": {"mine": "1"}}
+
+    def delete_copy(self, name: str = "x") -> None:
+        del self.copies[profile_name(name)]
 
     def apply_generated(self, name: str = "x") -> None:
         """As the quick start has it: what the status holds, by kubectl."""
@@ -156,11 +164,14 @@ class World:
         return f"u{next(self._numbers)}"
 
     def _collect(self) -> None:
-        """Garbage collection: who had owners and has none left goes."""
+        """Garbage collection: who had owners and has none left goes. An owner in another namespace is none."""
         while True:
-            alive = {each["metadata"]["uid"] for kind in (self.requests, self.jobs, self.graphs, self.config_maps) for each in kind.values()}
+            here = {each["metadata"]["uid"] for kind in (self.requests, self.jobs, self.config_maps) for each in kind.values()}
+            graphs = [each["metadata"] for each in self.graphs.values()]
+            here |= {each["uid"] for each in graphs if each["namespace"] == NAMESPACE}
+            there = {each["uid"] for each in graphs if each["namespace"] != NAMESPACE}
             gone = []
-            for kind in (self.jobs, self.config_maps):
+            for kind, alive in ((self.jobs, here), (self.config_maps, here), (self.copies, there)):
                 for name, found in kind.items():
                     if (owners := found["metadata"].get("owners")) is not None:
                         found["metadata"]["owners"] = [each for each in owners if each in alive]
@@ -197,7 +208,7 @@ class World:
             rest = {key: value for key, value in found.items() if key != "metadata"}
             return {"metadata": metadata, "owners": owners, **rest}
 
-        kinds = {"requests": self.requests, "jobs": self.jobs, "config maps": self.config_maps, "graphs": self.graphs}
+        kinds = {"requests": self.requests, "jobs": self.jobs, "config maps": self.config_maps, "copies": self.copies, "graphs": self.graphs}
         whole = json.loads(json.dumps({kind: {name: bare(each) for name, each in found.items()} for kind, found in kinds.items()}, default=str))
         for found in whole["requests"].values():
             for condition in found["status"].get("conditions", ()):
@@ -270,6 +281,11 @@ class Reconciler:
         spec = spec_in_force(about, status, frozen, job=job, published=profile is not None)
         request = read(name, about.uid, about.generation, spec)
         seen = replace(self._rest(about, spec), frozen=frozen, job=job, profile=profile, graph=self._graph(about, spec), held=held)
+        yield "copy"
+        if isinstance(request, Request) and request.elsewhere:
+            where = request.graph_namespace
+            rights = f"reconciler may not create dynamographdeployments in namespace {where}" if where in self.world.no_rights_in else ""
+            seen = replace(seen, copy=self._copy(about), rights_missing=rights)
         if texts and BASE_KEY in texts:
             seen = replace(seen, base=texts[BASE_KEY], base_trouble="")
         return Case(about, request, seen, status, Making(), SETTINGS), metadata["resourceVersion"]
@@ -305,6 +321,18 @@ class Reconciler:
                 if found is not None and action.graph_uid not in found["metadata"]["owners"]:
                     found["metadata"]["owners"].append(action.graph_uid)
 
+            case CopyProfile():
+                yield "copy profile"
+                name = action.config_map["metadata"]["name"]
+                if name not in world.copies:
+                    world.create(world.copies, "copy", action.config_map)
+                elif not _same_request(world.copies[name], action.config_map):
+                    raise Refused(f"{name} is somebody else's")
+                owners = world.copies[name]["metadata"].setdefault("owners", [])
+                if action.graph_uid not in owners:
+                    owners.append(action.graph_uid)
+                world.copies[name]["data"] = dict(action.config_map["data"])
+
     def _make(self, kind: dict[str, dict[str, Any]], what: str, body: Object) -> None:
         try:
             self.world.create(kind, what, body)
@@ -324,6 +352,12 @@ class Reconciler:
             return None
         return ProfileSeen(found["metadata"]["name"], found["feasible"], "TP2", "TP1", "d1", dict(found["data"]), tuple(found["metadata"]["owners"]))
 
+    def _copy(self, about: About) -> CopySeen | None:
+        found = self.world.copies.get(profile_name(about.name))
+        if found is None:
+            return None
+        return CopySeen(found["metadata"].get("request") == about.uid, dict(found["data"]), tuple(found["metadata"].get("owners", ())))
+
     def _graph(self, about: About, spec: Object) -> GraphSeen | None:
         found = self.world.graphs.get(spec.get("graph") or about.name)
         if found is None or "graph" in self.world.hidden or not self.world.graph_api:
@@ -332,7 +366,8 @@ class Reconciler:
         ours = found["metadata"]["annotations"].get("uid") == about.uid
         state, trouble = found.get("state", "pending"), found.get("trouble", "")
         available = 4 if ready else found.get("available", 0)
-        return GraphSeen(found["metadata"]["name"], NAMESPACE, found["metadata"]["uid"], ours, ready, state, 4, available, trouble)
+        metadata = found["metadata"]
+        return GraphSeen(metadata["name"], metadata["namespace"], metadata["uid"], ours, ready, state, 4, available, trouble)
 
     def _rest(self, about: About, spec: Object) -> Seen:
         world = self.world

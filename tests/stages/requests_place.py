@@ -12,17 +12,19 @@ from typing import Any
 import pytest
 from tests.cluster.api_stand_in import ApiStandIn, api_stand_in
 
+from sla_planner.cli import run
 from sla_planner.cluster.publication import FEASIBLE, PROFILE_DIGEST, publish
-from sla_planner.cluster.resources import DEFINITIONS, REQUESTS_ALPHA, REQUESTS_BETA, SERVICE_ACCOUNTS, Object
+from sla_planner.cluster.resources import DEFINITIONS, NAMESPACES, REQUESTS_ALPHA, REQUESTS_BETA, SERVICE_ACCOUNTS, Object
 from sla_planner.model.tensor_parallel import over_tensor_parallel
 from sla_planner.store.profile_files import FORMAT, json_twins, read_profile, sample_profile_dir
 
 REQUESTS, JOBS, MAPS, GRAPHS = "dynamographdeploymentrequests", "jobs", "configmaps", "dynamographdeployments"
+ONCE = ("reconcile-requests", "--once", "--log-format", "human")
 OURS = {"app.kubernetes.io/part-of": "sla-planner"}
 
 
 class Place:
-    """One namespace, `here`."""
+    """One namespace, `here`; `open_namespace` makes another one."""
 
     word: Path
 
@@ -34,6 +36,11 @@ class Place:
         node = {"status": {"allocatable": {"nvidia.com/gpu": "8"}, "conditions": [{"type": "Ready", "status": "True"}]}}
         labels = {"nvidia.com/gpu.product": "NVIDIA-H200", "nvidia.com/gpu.memory": "143771"}
         cluster.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "labels": labels}, **node}, namespace="")
+
+    def open_namespace(self, name: str) -> None:
+        """With the standing install in it."""
+        self.cluster.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}, namespace="")
+        self.cluster.put({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "planner"}}, namespace=name)
 
     def define(self, labels: dict[str, str]) -> None:
         """Whose the resource definition is."""
@@ -75,9 +82,9 @@ class Place:
 
     # what it came to
 
-    def found(self, plural: str, name: str) -> Object:
-        found = self.cluster.get(plural, name)
-        assert found is not None, f"no {plural}/{name}: {self.cluster.names(plural)}"
+    def found(self, plural: str, name: str, *, namespace: str = "here") -> Object:
+        found = self.cluster.get(plural, name, namespace=namespace)
+        assert found is not None, f"no {plural}/{name}: {self.cluster.names(plural, namespace=namespace)}"
         return found
 
     def status(self, name: str = "chat") -> Object:
@@ -137,17 +144,17 @@ class Place:
         self.publish(name=name)
         self.job_ends(name=name)
 
-    def operator_says(self, state: str, *, name: str = "chat", available: int = 3) -> None:
+    def operator_says(self, state: str, *, name: str = "chat", available: int = 3, namespace: str = "here") -> None:
         def change(graph: Object) -> None:
             graph["status"] = {"state": state, "components": {"all": {"replicas": 3, "availableReplicas": available}}}
 
-        self.cluster.change(GRAPHS, name, change)
+        self.cluster.change(GRAPHS, name, change, namespace=namespace)
 
 
 @contextmanager
 def place(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Place]:
     """One that the kubeconfig names; `word`: what a run leaves as its last."""
-    with api_stand_in(REQUESTS_ALPHA, REQUESTS_BETA, DEFINITIONS, SERVICE_ACCOUNTS) as cluster:
+    with api_stand_in(REQUESTS_ALPHA, REQUESTS_BETA, DEFINITIONS, SERVICE_ACCOUNTS, NAMESPACES) as cluster:
         kubeconfig = {"apiVersion": "v1", "kind": "Config", "current-context": "test", "users": [{"name": "test", "user": {"token": "secret"}}]}
         contexts = [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "here"}}]
         clusters = [{"name": "test", "cluster": {"server": cluster.url}}]
@@ -159,3 +166,22 @@ def place(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Place]:
         found = Place(cluster)
         found.word = folder / "word"
         yield found
+
+
+def once(*flags: str) -> int:
+    return run([*ONCE, *flags])
+
+
+def begun(here: Place, **spec) -> None:
+    here.request(**spec)
+    assert once() == 0
+    assert here.state() == "Profiling/Profiling"
+
+
+def deployed(here: Place, **spec) -> None:
+    begun(here, **spec)
+    here.profiled()
+    assert once() == 0
+    here.operator_says("successful")
+    assert once() == 0
+    assert here.state() == "Ready/Deployed"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 
 import pytest
-from tests.stages.requests_place import GRAPHS, JOBS, MAPS, place
-from tests.stages.test_reconcile_requests import once
+from tests.stages.requests_place import GRAPHS, JOBS, MAPS, once, place
 
 from sla_planner.cluster.api import KubernetesApi
 from sla_planner.requests_config import RequestsConfig
@@ -26,8 +26,9 @@ class Killed(BaseException):
 
 
 class TestKilled:
+    @pytest.mark.parametrize("namespace", ["here", "there"])
     @pytest.mark.parametrize("phase", ["profiling begins", "profile there", "serves"])
-    def test_between_any_two_calls_the_next_one_goes_on(self, here, monkeypatch, phase):
+    def test_between_any_two_calls_the_next_one_goes_on(self, here, monkeypatch, phase, namespace):
         """Killed before every call in turn: the same objects, the same status, the same Events as if nobody had been."""
         call_api, calls, kill_at = KubernetesApi._answer, [0], [-1]
 
@@ -37,8 +38,10 @@ class TestKilled:
                 raise Killed
             return call_api(api, *args, **more)
 
-        here.request()
-        for name, change in {"profiling begins": None, "profile there": here.profiled, "serves": lambda: here.operator_says("successful")}.items():
+        here.open_namespace("there")
+        here.request(deploymentOverrides={"namespace": namespace})
+        serves = partial(here.operator_says, "successful", namespace=namespace)
+        for name, change in {"profiling begins": None, "profile there": here.profiled, "serves": serves}.items():
             if change is not None:
                 once()
                 change()
@@ -58,8 +61,9 @@ class TestKilled:
         assert last > 20
 
     def story(self, here):
-        names = {plural: here.cluster.names(plural) for plural in (JOBS, MAPS, GRAPHS)}
-        data = {name: here.found(MAPS, name)["data"] for name in names[MAPS]}
+        names = {(plural, where): here.cluster.names(plural, namespace=where) for plural in (JOBS, MAPS, GRAPHS) for where in ("here", "there")}
+        maps = [here.found(MAPS, name, namespace=where) for where in ("here", "there") for name in names[MAPS, where]]
+        data = [(found["data"], [owner["kind"] for owner in found["metadata"]["ownerReferences"]]) for found in maps]
         status = {**here.status(), "conditions": [{**one, "lastTransitionTime": ""} for one in here.status()["conditions"]]}
         return names, data, status, sorted(here.found("events", name)["reason"] for name in here.cluster.names("events"))
 

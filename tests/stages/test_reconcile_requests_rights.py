@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.stages.requests_place import GRAPHS, JOBS, MAPS, REQUESTS, place
-from tests.stages.test_reconcile_requests import begun, deployed, once
+from tests.stages.requests_place import GRAPHS, JOBS, MAPS, REQUESTS, begun, deployed, once, place
 
 from sla_planner.cli import run
 

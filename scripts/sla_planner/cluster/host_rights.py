@@ -15,7 +15,7 @@ _WHO_AM_I = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfS
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """In the namespace of the sweep. `subresource`: `log`; `name`: of the one object that it is needed for."""
+    """In one namespace. `subresource`: `log`; `name`: of the one object that it is needed for."""
 
     verb: str
     resource: Resource
@@ -41,21 +41,26 @@ def rights_of(kinds: Iterable[Resource]) -> tuple[Right, ...]:
 
 def check_rights(api: KubernetesApi, rights: Iterable[Right]) -> None:
     """Raises `ForbiddenError` that names every one of `rights` that is missing. A cluster that does not say is believed to grant them."""
+    if missing := missing_rights(api, rights, api.namespace):
+        raise ForbiddenError(missing, hint="grant it in the Role of that service account")
+
+
+def missing_rights(api: KubernetesApi, rights: Iterable[Right], namespace: str) -> str:
+    """Who may not do what in `namespace`, as a sentence; '' where nothing is missing, or the cluster does not say."""
     try:
-        missing = [right for right in rights if not _granted(api, right)]
+        missing = [right for right in rights if not _granted(api, right, namespace)]
     except (ForbiddenError, NotFound):
-        return
-    if missing:
-        by_what: dict[str, list[str]] = {}
-        for right in missing:
-            by_what.setdefault(right.what, []).append(right.verb)
-        lacking = ", ".join(f"{' and '.join(verbs)} {what}" for what, verbs in by_what.items())
-        raise ForbiddenError(f"{_who(api)} may not {lacking} in namespace {api.namespace}", hint="grant it in the Role of that service account")
+        return ""
+    by_what: dict[str, list[str]] = {}
+    for right in missing:
+        by_what.setdefault(right.what, []).append(right.verb)
+    lacking = ", ".join(f"{' and '.join(verbs)} {what}" for what, verbs in by_what.items())
+    return f"{_who(api)} may not {lacking} in namespace {namespace}" if missing else ""
 
 
-def _granted(api: KubernetesApi, right: Right) -> bool:
+def _granted(api: KubernetesApi, right: Right, namespace: str) -> bool:
     asked = {
-        "namespace": api.namespace,
+        "namespace": namespace,
         "verb": right.verb,
         "group": right.resource.group,
         "resource": right.resource.plural,

@@ -25,6 +25,7 @@ from sla_planner.cluster.resources import (
     GRAPHS_ALPHA,
     GRAPHS_BETA,
     LEASES,
+    NAMESPACES,
     NODES,
     PODS,
     REQUESTS_ALPHA,
@@ -60,7 +61,6 @@ RECENTLY_S = 3600.0
 MOST_TOLD = 5  # pods or refusals; the rest is of the same kind
 
 STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
-NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 LIMIT_RANGES = Resource("", "v1", "limitranges", "LimitRange")
 SECRETS = Resource("", "v1", "secrets", "Secret")

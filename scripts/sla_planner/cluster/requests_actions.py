@@ -15,9 +15,9 @@ from typing import Any
 from sla_planner.cluster.api import Conflict, KubernetesApi, NotFound
 from sla_planner.cluster.requests_seen import graph_is_ours, graph_resource, owned_by
 from sla_planner.cluster.resources import CONFIG_MAPS, JOBS, Object, Resource, labels_of, name_of
-from sla_planner.errors import UnreachableError, UsageError
-from sla_planner.request.actions import Action, Deploy, Freeze, KeepProfile, StartProfiling, StopProfiling, WriteOutput
-from sla_planner.request.made_names import SHARED_PROFILE, job_name
+from sla_planner.errors import ForbiddenError, UnreachableError, UsageError
+from sla_planner.request.actions import Action, CopyProfile, Deploy, Freeze, KeepProfile, StartProfiling, StopProfiling, WriteOutput
+from sla_planner.request.made_names import SHARED_PROFILE, granting, job_name
 from sla_planner.request.spec import NAME_LABEL, UID_LABEL, About
 
 _TRIES = 5
@@ -44,6 +44,11 @@ class Hands:
             self._carry_out(action)
         except NotFound as error:
             raise UnreachableError(f"what was there is gone again: {error.message}", hint="look again") from None
+        except ForbiddenError as error:
+            there = _namespace_of(action) or self.about.namespace
+            if there == self.about.namespace:
+                raise
+            raise ForbiddenError(error.message, hint=f"who administers {there} grants it: {granting(there, self.about.namespace)}") from None
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -61,6 +66,8 @@ class Hands:
                 self._deploy(graph)
             case KeepProfile(config_map, graph_name, graph_uid):
                 self._keep(config_map, graph_name, graph_uid)
+            case CopyProfile(config_map, graph_name, graph_uid):
+                self._copy(config_map, graph_name, graph_uid)
 
     def _make(self, resource: Resource, body: Mapping[str, Any], why: str) -> Object:
         """It, or the one that there is of this request."""
@@ -153,6 +160,34 @@ class Hands:
         raise UnreachableError(f"ConfigMap/{config_map} changes all the time", hint="find out who else writes it")
 
 
+    def _copy(self, config_map: Mapping[str, Any], graph_name: str, graph_uid: str) -> None:
+        """Another of that name that is this request's is of a deployment before: it gets this one as an owner as well."""
+        served = graph_resource(self.api)
+        if served is None:
+            return
+        namespace, name = config_map["metadata"]["namespace"], config_map["metadata"]["name"]
+        owner = {"apiVersion": served.api_version, "kind": served.kind, "name": graph_name, "uid": graph_uid}
+        body = {**config_map, "metadata": {**config_map["metadata"], "ownerReferences": [owner]}}
+        for _ in range(_TRIES):
+            try:
+                self.api.create(CONFIG_MAPS, body, namespace=namespace)
+                break
+            except Conflict:
+                found = self.api.get(CONFIG_MAPS, name, namespace=namespace)
+            if not owned_by(found, self.about.uid):
+                raise _occupied(found, self.about)
+            others = [one for one in found["metadata"].get("ownerReferences") or [] if one.get("uid") != graph_uid]
+            metadata = {"resourceVersion": found["metadata"]["resourceVersion"], "ownerReferences": [*others, owner]}
+            try:
+                self.api.merge_patch(CONFIG_MAPS, name, {"metadata": metadata, "data": config_map["data"]}, namespace=namespace)
+                break
+            except Conflict:
+                continue
+        else:
+            raise UnreachableError(f"ConfigMap/{name} in namespace {namespace} changes all the time", hint="find out who else writes it")
+        self.say(f"wrote ConfigMap/{name} in namespace {namespace}, the profile for {served.kind}/{graph_name}")
+
+
 def planned(action: Action) -> str:
     """The same as a sentence, for who only wants to know."""
     match action:
@@ -168,6 +203,17 @@ def planned(action: Action) -> str:
             return f"create {name_of(graph)} in namespace {graph['metadata'].get('namespace')}, as profiling picked it"
         case KeepProfile(config_map, graph_name, _):
             return f"keep ConfigMap/{config_map} as long as DynamoGraphDeployment/{graph_name} is there"
+        case CopyProfile(config_map, graph_name, _):
+            place = f"in namespace {config_map['metadata']['namespace']}"
+            return f"write {name_of(config_map)} {place}, the profile for DynamoGraphDeployment/{graph_name}"
+
+
+def _namespace_of(action: Action) -> str:
+    """Of what it makes; '' where that is the request's."""
+    match action:
+        case Deploy(made) | CopyProfile(made):
+            return str(made["metadata"].get("namespace") or "")
+    return ""
 
 
 def _occupied(found: Object, request: About) -> Occupied:

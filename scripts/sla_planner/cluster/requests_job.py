@@ -24,23 +24,23 @@ _FEW_LINES = 4
 
 
 class Clues:
-    """What `pod_trouble` asks for; what may not be read is not known."""
+    """What `pod_trouble` asks for; what may not be read is not known. `namespace`: of the pods."""
 
-    def __init__(self, api: KubernetesApi) -> None:
-        self._api = api
+    def __init__(self, api: KubernetesApi, namespace: str) -> None:
+        self._api, self._namespace = api, namespace
 
     def events(self, pod: str) -> list[Object]:
         return self.events_where(f"regarding.name={pod}")
 
     def events_where(self, fields: str) -> list[Object]:
         try:
-            return self._api.all_of(EVENTS, Selector(fields=fields))
+            return self._api.all_of(EVENTS, Selector(fields=fields), namespace=self._namespace)
         except ForbiddenError:
             return []
 
     def container_log(self, pod: str, container: str, *, previous: bool) -> str:
         try:
-            return self._api.pod_log(pod, container, tail_lines=LOG_LINES, previous=previous)
+            return self._api.pod_log(pod, container, tail_lines=LOG_LINES, previous=previous, namespace=self._namespace)
         except PlannerError:
             return ""
 
@@ -53,12 +53,12 @@ def job_seen(api: KubernetesApi, job: Object, uid: str, pods: list[Object] | Non
     if ended is not None:
         return _after(name, ended, newest, ours=ours)
     if newest is None:
-        events = Clues(api).events_where("reason=FailedCreate")
+        events = Clues(api, api.namespace).events_where("reason=FailedCreate")
         found = refused([one for one in events if (one.get("regarding") or {}).get("name") == name], []) if pods is not None else None
         state = JobState.RUNNING if pods is None and (job.get("status") or {}).get("ready") else JobState.WAITING
         return JobSeen(name, ours, state, trouble=found.what if found else "", trouble_reason="FailedCreate" if found else "")
     state = JobState.RUNNING if _has_started(newest) else JobState.WAITING
-    trouble = keeps_from_running([newest], Clues(api), gpu_wait_s=AS_LONG_AS_IT_TAKES_S)
+    trouble = keeps_from_running([newest], Clues(api, api.namespace), gpu_wait_s=AS_LONG_AS_IT_TAKES_S)
     waiting_s = now_s - _since_s(newest, now_s) if trouble else 0.0
     words, reason = (trouble.what, _reason(newest) or trouble.kind) if trouble else ("", "")
     return JobSeen(name, ours, state, "", None, words, reason, waiting_s, _progress(api, newest) if state is JobState.RUNNING else None)

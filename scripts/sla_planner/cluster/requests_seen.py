@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from sla_planner.cluster.api import KubernetesApi, NotFound, Selector
 from sla_planner.cluster.gpu_discovery import gpus_seen
+from sla_planner.cluster.host_rights import Right, missing_rights
 from sla_planner.cluster.publication import FEASIBLE, PROFILE_DIGEST
 from sla_planner.cluster.requests_job import Clues, job_seen, pods_of_job, short_trouble
 from sla_planner.cluster.resources import (
@@ -21,6 +22,7 @@ from sla_planner.cluster.resources import (
     GRAPHS_ALPHA,
     GRAPHS_BETA,
     JOBS,
+    NAMESPACES,
     PODS,
     SERVICE_ACCOUNTS,
     VOLUME_CLAIMS,
@@ -33,7 +35,7 @@ from sla_planner.errors import ForbiddenError
 from sla_planner.model.profile import ParallelMapping
 from sla_planner.request.made_names import SHARED_PROFILE, SPEC_KEY, job_name, output_name, profile_name
 from sla_planner.request.phases import has_begun, spec_in_force
-from sla_planner.request.seen import GraphSeen, JobSeen, ProfileSeen, Seen
+from sla_planner.request.seen import CopySeen, GraphSeen, JobSeen, ProfileSeen, Seen
 from sla_planner.request.settings import Settings
 from sla_planner.request.spec import NAME_LABEL, NAMESPACE_LABEL, UID_LABEL, About, Fault, Request
 
@@ -77,13 +79,16 @@ class Sight:
         if isinstance(request, Request):
             lost = not begins and frozen is None and "frozen" not in look.unknown  # somebody has deleted what profiling began with
             base, trouble = look.base(request) if begins or lost else (None, "")
+            there_is_none = look.no_namespace(request) if begins and request.elsewhere else ()
             seen = replace(
                 seen,
                 base=base,
                 base_trouble=trouble,
                 graph=look.graph(request) if graph_api else None,
                 gpus=look.known("gpus", lambda: gpus_seen(self.api)) if begins or lost else None,
-                missing=look.missing(request) if begins else (),
+                missing=there_is_none or (look.missing(request) if begins else ()),
+                rights_missing=look.rights_missing(request) if begins and request.elsewhere and not there_is_none else "",
+                copy=look.copy(request) if request.elsewhere else None,
             )
         return request, replace(seen, in_the_way=tuple(look.in_the_way), held=look.held, unknown=look.unknown)
 
@@ -215,6 +220,28 @@ class _Look:
             return ""
         return f"there is no {resource.kind} {name} in namespace {namespace}; {remedy}"
 
+    def no_namespace(self, request: Request) -> tuple[str, ...]:
+        """Whether the other namespace is missing, where that may be read."""
+        name = request.graph_namespace
+        there = self.known("namespace", lambda: self.sight.api.get(NAMESPACES, name))
+        if there is not None or "namespace" in self.unknown:
+            return ()
+        return (f"there is no namespace {name}; make it: kubectl create namespace {name}",)
+
+    def rights_missing(self, request: Request) -> str:
+        """What must be granted in the other namespace, asked before hours of profiling."""
+        graphs, maps = [*(("create",) if request.auto_apply else ()), "get"], ("create", "get", "patch")
+        needed = [Right(verb, self._graphs or GRAPHS_BETA) for verb in graphs]
+        needed += [Right(verb, CONFIG_MAPS) for verb in maps] if request.deploying.with_planner else []
+        return missing_rights(self.sight.api, needed, request.graph_namespace)
+
+    def copy(self, request: Request) -> CopySeen | None:
+        found = self.known("copy", lambda: self.sight.api.get(CONFIG_MAPS, profile_name(request), namespace=request.graph_namespace))
+        if found is None:
+            return None
+        owners = found["metadata"].get("ownerReferences") or ()
+        return CopySeen(owned_by(found, self.about.uid), found.get("data") or {}, tuple(str(owner.get("uid", "")) for owner in owners))
+
     def config_map(self, what: str, name: str) -> Object | None:
         """One that was made for this request. Another of that name is in the way."""
         found = self.known(what, lambda: self.sight.api.get(CONFIG_MAPS, name))
@@ -239,7 +266,7 @@ class _Look:
     def _graph_trouble(self, name: str, namespace: str) -> str:
         api = self.sight.api
         pods = self.known("pods", lambda: api.all_of(PODS, Selector(labels=f"{GRAPH_POD_LABEL}={name}"), namespace=namespace))
-        return short_trouble(pods or [], Clues(api))
+        return short_trouble(pods or [], Clues(api, namespace))
 
 
 def _picks(data: Mapping[str, str]) -> tuple[str, str]:

@@ -113,6 +113,16 @@ ROLES = MappingProxyType(
             Rule(DYNAMO, (REQUESTS, GRAPHS), ("watch",)),
             Rule("batch", ("jobs",), ("watch",)),
         ),
+        "reconcile-requests-target": (
+            Rule("", ("namespaces",), ("get",)),
+            Rule(DYNAMO, (GRAPHS,), ("create", "get")),
+            Rule("", ("configmaps",), ("create", "get", "patch")),
+            Rule("", ("pods",), ("list",)),
+            Rule("", ("pods/log",), ("get",)),
+            Rule("events.k8s.io", ("events",), ("list",)),
+            Rule("", ("persistentvolumeclaims",), ("get",)),
+            Rule("", ("serviceaccounts",), ("get",), ("planner",)),
+        ),
         "volume-access": (
             Rule("", ("persistentvolumeclaims",), ("get", "list")),
             Rule("batch", ("jobs",), ("create", "list", "delete")),

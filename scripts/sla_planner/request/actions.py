@@ -58,7 +58,18 @@ class KeepProfile:
     graph_uid: str
 
 
-Action: TypeAlias = Freeze | StartProfiling | StopProfiling | WriteOutput | Deploy | KeepProfile
+@dataclass(frozen=True, slots=True)
+class CopyProfile:
+    """In the deployment's namespace, which is not the request's, make this ConfigMap hold the profile. The deployment owns it from the start, so that
+    nobody needs to clean it up.
+    """
+
+    config_map: Object
+    graph_name: str
+    graph_uid: str
+
+
+Action: TypeAlias = Freeze | StartProfiling | StopProfiling | WriteOutput | Deploy | KeepProfile | CopyProfile
 
 
 @dataclass(frozen=True, slots=True)

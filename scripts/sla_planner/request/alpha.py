@@ -197,12 +197,13 @@ def _deploying(spec: Section, config: _Config, metadata: Object, planner: dict[s
     overrides, deployment = spec.section("deploymentOverrides"), config.deployment
     name = overrides.text("name")
     source = overrides.path_of("name") if name else "metadata.name"
-    common.check_graph_name(source, name or metadata["name"], metadata["namespace"], spec.findings)
-    common.namespace_of(deployment, "namespace", metadata["namespace"])
+    namespace = common.namespace_of(overrides, "namespace")
+    common.check_graph_name(source, name or metadata["name"], namespace or metadata["namespace"], spec.findings)
+    common.check_own_namespace(deployment, "namespace", metadata["namespace"])
     deployment.no_effect("service_name", "the frontend is found by the labels of its pods")
     return Deploying(
         name=name,
-        namespace=common.namespace_of(overrides, "namespace", metadata["namespace"]),
+        namespace=namespace,
         labels=common.labels_of(overrides, "labels"),
         annotations=common.annotations_of(overrides, "annotations"),
         workers_image=spec.findings.agreed(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sla_planner.request.actions import Action, Deploy, Freeze, Said, StartProfiling, Step, StopProfiling, WriteOutput
+from sla_planner.request.actions import Action, CopyProfile, Deploy, Freeze, Said, StartProfiling, Step, StopProfiling, WriteOutput
 from sla_planner.request.phases import Case, spec_change_rejected
 from sla_planner.request.phases_beginning import VALIDATION_FAILED, arrival, beginning, wrong
 from sla_planner.request.phases_deploying import deploying, generated, profile_kept
@@ -39,13 +39,21 @@ def step(case: Case, now: str) -> Step:
 def refused(case: Case, action: Action, why: str, now: str) -> Step:
     """Instead of the status of a step whose `action` the cluster refused: the state stays and the refusal is told; the step is taken again.
 
-    An end stays as it was told: there, all that can be refused is that what still runs is stopped.
+    A deployment that is there is followed all the same. An end stays as it was told.
     """
     if (state := case.before.state) is not None and _is_end(case, state):
         return Step(again_s=MISSING_S)
     said = f"; what the request says of it is in {field}" if (field := _field_of(case, action)) else ""
     message = f"{_named(action)} was refused: {one_line(why)}{said}; allow it, or {case.anew}"
-    return replace(_step(case.about, case.before, _held(case, "Refused", message), now), again_s=MISSING_S)
+    follows = case.before.graph is not None and case.seen.graph is not None and case.seen.graph.ours
+    outcome = _with(case, _outcome(case, now), message) if follows else _held(case, "Refused", message)
+    return replace(_step(case.about, case.before, outcome, now), again_s=MISSING_S)
+
+
+def _with(case: Case, outcome: Outcome, message: str) -> Outcome:
+    """`outcome`, but that what it was to do was refused."""
+    told = () if case.before.message == message else (Said("Warning", "Refused", message),)
+    return replace(outcome, message=message, actions=(), events=(*outcome.events, *told))
 
 
 def _step(about: About, before: Before, outcome: Outcome, now: str) -> Step:
@@ -163,4 +171,6 @@ def _named(action: Action) -> str:
             return f"ConfigMap {', '.join(str(each['metadata']['name']) for each in action.config_maps)}"
         case Deploy():
             return f"DynamoGraphDeployment {action.graph['metadata']['name']}"
+        case CopyProfile():
+            return f"ConfigMap {action.config_map['metadata']['name']} in namespace {action.config_map['metadata']['namespace']}"
     return f"making the deployment an owner of ConfigMap {action.config_map}"

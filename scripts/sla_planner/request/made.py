@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 from sla_planner.request.generated import generated, prepared
-from sla_planner.request.made_marks import config_map
+from sla_planner.request.made_marks import config_map, config_map_elsewhere
 from sla_planner.request.made_names import BASE_KEY, GRAPH_KEY, SHARED_PROFILE, SPEC_KEY, output_name, profile_name
 from sla_planner.request.makers import CannotBeMadeError
 from sla_planner.request.manifests import Manifests
 from sla_planner.request.profiling_job import profiling_job
-from sla_planner.request.seen import Seen
+from sla_planner.request.seen import ProfileSeen, Seen
 from sla_planner.request.settings import Settings
 from sla_planner.request.spec import Object, Request
 
@@ -42,6 +42,9 @@ class Maker:
         if seen.alone and seen.profile is not None:
             made.append(config_map(request, self._settings, SHARED_PROFILE, seen.profile.files))
         return tuple(made)
+
+    def profile_copy(self, request: Request, profile: ProfileSeen) -> Object:
+        return config_map_elsewhere(request, self._settings, profile_name(request), profile.files)
 
     def _kept(self, request: Request, seen: Seen) -> dict[str, str]:
         """What profiling began with; nothing where that is lost, which is better than what the request says by now."""

@@ -43,3 +43,9 @@ def config_map(request: Request, settings: Settings, name: str, data: Mapping[st
         raise CannotBeMadeError("TooLarge", f"{what}: make {smaller} smaller")
     metadata = {"name": name, "namespace": request.namespace, "labels": labels(request, settings, "request"), "ownerReferences": owners(request)}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
+
+
+def config_map_elsewhere(request: Request, settings: Settings, name: str, data: Mapping[str, str]) -> dict[str, Any]:
+    """In the deployment's namespace, with `data` that a ConfigMap has held before. The request cannot own it: an owner is in the same namespace."""
+    metadata = {"name": name, "namespace": request.graph_namespace, "labels": labels(request, settings, "request")}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}

@@ -1,4 +1,4 @@
-"""How the objects of a request are called, and the keys in them."""
+"""How the objects of a request are called, the keys in them, and what is granted to make them in another namespace."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def output_name(request: Request | About) -> str:
 def profile_name(request: Request | About) -> str:
     """Of the ConfigMap that the sweep publishes its profile into."""
     return f"{SHARED_PROFILE}-{request.name}"
+
+
+def granting(there: str, own: str) -> str:
+    """The command that lets the reconciler of namespace `own` deploy into namespace `there`, in a checkout, as somebody who may give rights there."""
+    role, name = "manifests/components/deployment-requests-target-namespace/objects/role.yaml", "reconcile-requests-target"
+    account = f"--serviceaccount={own}:reconcile-requests"
+    return f"kubectl apply -f {role} -n {there} && kubectl create rolebinding {name} --role={name} {account} -n {there}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from sla_planner.request.seen import Seen
+from sla_planner.request.seen import ProfileSeen, Seen
 from sla_planner.request.spec import Object, Request
 
 OVERRIDES_UNUSABLE = "OverridesUnusable"
@@ -42,3 +42,6 @@ class Makers(Protocol):
 
     def outputs(self, request: Request, seen: Seen, graph: Object) -> tuple[Object, ...]:
         """ConfigMaps as they shall be after profiling: `dgdr-output-<name>` with the graph, and `planner-profile-data` where the request is alone."""
+
+    def profile_copy(self, request: Request, profile: ProfileSeen) -> Object:
+        """ConfigMap `planner-profile-data-<name>` for the deployment's namespace, without owner."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sla_planner.request.actions import Freeze, Said, StartProfiling
-from sla_planner.request.made_names import profile_name
+from sla_planner.request.made_names import granting, profile_name
 from sla_planner.request.makers import GPU_TYPE_UNKNOWN, OVERRIDES_UNUSABLE, CannotBeMadeError
 from sla_planner.request.phases import Case, validated
 from sla_planner.request.phases_gpus import gpus_missing, nodes_unread
@@ -117,15 +117,21 @@ def _problems(case: Case, request: Request) -> Iterator[_Problem]:
         yield "BaseManifestMissing", seen.base_trouble or "there is no base manifest"
     if seen.missing:
         yield "ObjectsMissing", "; ".join(seen.missing)
+    if seen.rights_missing:
+        there = request.graph_namespace
+        yield "RightsMissing", f"{seen.rights_missing}; who administers {there} grants it: {granting(there, request.namespace)}"
     if gpus := gpus_missing(request, case.seen):
         yield "GPUsMissing", gpus
-    taken = _taken(case)
-    if seen.graph is not None and not seen.graph.ours and (request.auto_apply or taken):  # with it goes the profile that it keeps
-        renamed = request.shape == "v1alpha1" and not taken
+    taken, copy_taken = _taken(case), seen.copy is not None and not seen.copy.ours
+    if seen.graph is not None and not seen.graph.ours and (request.auto_apply or taken or copy_taken):  # with it goes the profile that it keeps
+        renamed = request.shape == "v1alpha1" and not taken and not copy_taken
         other = "set another spec.deploymentOverrides.name" if renamed else "give the request another name"
         yield "DeploymentConflict", f"{in_the_way(request)}; if it is no longer needed, {deletion(request)}; else {other}"
     elif taken:
         yield "NameTaken", _name_taken(case, request, taken)
+    elif copy_taken:
+        what = f"ConfigMap {profile_name(request)} in namespace {request.graph_namespace}: of another request of this name, or somebody else's"
+        yield "NameTaken", f"{what}; {_left_to_its_deployment(request, request.graph_namespace)}; or give the request another name"
 
 
 def _name_taken(case: Case, request: Request, taken: list[str]) -> str:
@@ -134,8 +140,13 @@ def _name_taken(case: Case, request: Request, taken: list[str]) -> str:
     profile = profile_name(request)
     if not any(profile in each for each in case.seen.in_the_way):
         return f"{what}; what a deleted request leaves goes by itself soon; else delete it, or give the request another name"
+    return f"{what}; {_left_to_its_deployment(request, request.namespace)}; or give the request another name"
+
+
+def _left_to_its_deployment(request: Request, namespace: str) -> str:
+    profile = profile_name(request)
     keeper = f"leave {profile} to the deployment that serves with it, it goes when that is deleted"
-    return f"{what}; {keeper} (kubectl get configmap {profile} -n {request.namespace} -o yaml names it as owner); or give the request another name"
+    return f"{keeper} (kubectl get configmap {profile} -n {namespace} -o yaml names it as owner)"
 
 
 def in_the_way(request: Request) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sla_planner.request.actions import Action, Deploy, KeepProfile, Said, WriteOutput
+from sla_planner.request.actions import Action, CopyProfile, Deploy, KeepProfile, Said, WriteOutput
 from sla_planner.request.made_names import SHARED_PROFILE
 from sla_planner.request.makers import CannotBeMadeError
 from sla_planner.request.phases import Case, failed, validated
@@ -191,11 +191,22 @@ def _upkeep(case: Case, request: Request, graph: Object) -> tuple[Action, ...]:
 
 
 def profile_kept(case: Case) -> tuple[Action, ...]:
-    """What makes this request's deployment an owner of the profile that its planner reads; nothing where it is one, or may not be."""
+    """What makes this request's deployment an owner of the profile that its planner reads, or of a copy where it is; nothing where it is one."""
     profile, graph = case.seen.profile, case.seen.graph
-    if profile is None or graph is None or not graph.ours or graph.namespace != case.about.namespace or graph.uid in profile.owners:
+    if profile is None or graph is None or not graph.ours:
         return ()
-    return (KeepProfile(profile.config_map, graph.name, graph.uid),)
+    if graph.namespace != case.about.namespace:
+        return _copied(case, profile, graph)
+    return () if graph.uid in profile.owners else (KeepProfile(profile.config_map, graph.name, graph.uid),)
+
+
+def _copied(case: Case, profile: ProfileSeen, graph: GraphSeen) -> tuple[Action, ...]:
+    """Only once the deployment is there to own it: a request that is deleted before leaves nothing in a namespace that is not its own."""
+    if not isinstance(case.request, Request) or not case.request.deploying.with_planner:
+        return ()
+    wanted, copy = case.makers.profile_copy(case.request, profile), case.seen.copy
+    done = copy is not None and graph.uid in copy.owners and _holds(copy.files, wanted)
+    return () if done else (CopyProfile(wanted, graph.name, graph.uid),)
 
 
 def _outdated(case: Case, wanted: tuple[Object, ...]) -> tuple[Action, ...]:

@@ -84,17 +84,19 @@ def object_name(section: Section, name: str) -> str | None:
     return None
 
 
-def namespace_of(section: Section, name: str, own: str) -> str | None:
-    """A namespace, which can only be the request's own."""
+def namespace_of(section: Section, name: str) -> str | None:
     text = section.text(name)
-    if text is None or text == own:
+    if text is None or (_LABEL_NAME.fullmatch(text) and len(text) <= LONGEST_LABEL):
         return text
-    if not _LABEL_NAME.fullmatch(text) or len(text) > LONGEST_LABEL:
-        section.fault(name, f"{shown(text)} is no name of a namespace", _NAMES)
-    else:
-        why = f"the request is in {own}, and profile, weights and rights are where it is"
-        section.fault(name, f"{shown(text)} cannot be followed: {why}", f"leave it out, or create the request in {text}")
+    section.fault(name, f"{shown(text)} is no name of a namespace", _NAMES)
     return None
+
+
+def check_own_namespace(section: Section, name: str, own: str) -> None:
+    """Of where engines are measured: that is where the request is."""
+    if (text := namespace_of(section, name)) is not None and text != own:
+        why = f"the request is in {own}, and engines are measured where it is"
+        section.fault(name, f"{shown(text)} cannot be followed: {why}", f"leave it out, or create the request in {text}")
 
 
 def image(section: Section, name: str) -> str | None:

@@ -70,6 +70,15 @@ class ProfileSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class CopySeen:
+    """The ConfigMap of the profile in the deployment's namespace. `owners`: uids."""
+
+    ours: bool
+    files: Mapping[str, str]
+    owners: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GraphSeen:
     """The DynamoGraphDeployment of this request's name. `ours`: its labels name this request. `trouble`: of its pods, in words; '' = none."""
 
@@ -104,7 +113,7 @@ class Seen:
     name. `in_the_way`: objects that have the names of this request's and are not its own. `shared_taken`: `planner-profile-data` is there and is
     somebody else's. `graph_api`: whether DynamoGraphDeployments are served.
     The Job is looked at before the profile, so that a Job that is done has published.
-    `unknown` has the names of the fields here: job, profile, frozen, base, graph, graph_api, gpus, missing, held.
+    `unknown` has the names of the fields here: job, profile, frozen, base, graph, graph_api, gpus, missing, held, copy.
     """
 
     alone: bool
@@ -120,6 +129,10 @@ class Seen:
     in_the_way: tuple[str, ...] = ()
     """Each in words: `ConfigMap planner-profile-data-x`. A Job or a deployment of that kind is told by its `ours`."""
     shared_taken: bool = False
+    copy: CopySeen | None = None
+    """Only where the deployment goes to another namespace."""
+    rights_missing: str = ""
+    """Who may not do what in that namespace, as a sentence; '' where nothing is missing, or the cluster does not say."""
     frozen: Object | None = None
     held: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)

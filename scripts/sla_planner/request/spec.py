@@ -130,6 +130,11 @@ class Request:
         """Where it goes."""
         return self.deploying.namespace or self.namespace
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether that is another namespace than the request's: nothing there can be owned by the request, or mount what is in the request's."""
+        return self.graph_namespace != self.namespace
+
 
 @dataclass(frozen=True, slots=True)
 class About:
