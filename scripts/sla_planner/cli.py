@@ -35,6 +35,7 @@ STAGES = {
     "download-results": "copy the results of a sweep from its volume in the cluster to this machine",
     "reconcile-requests": "bring deployment requests one step further: profiled, generated, deployed",
     "preflight": "look at an installation: what is wrong with it, why it matters, and the command that puts it right",
+    "simulate": "what the planner, and other ways to scale, would have made of recorded traffic: the promise and the GPU-hours",
     "profile": "show a profile: its points, what is doubted of them, and the laws they follow",
     "engine-sim": "serve an OpenAI-compatible engine whose speed follows a profile",
     "load-test": "send recorded or synthetic traffic and measure TTFT and ITL",

@@ -10,6 +10,7 @@ from sla_planner.config import ENV_PREFIX, Config, Entry, entries, section_of
 from sla_planner.planner_config import PlannerConfig
 from sla_planner.preflight_config import PreflightConfig
 from sla_planner.requests_config import RequestsConfig
+from sla_planner.simulate_config import SimulateConfig
 from sla_planner.sweep_config import SweepConfig
 from sla_planner.volume_config import DownloadConfig, InjectConfig
 
@@ -20,6 +21,7 @@ STAGES: dict[str, type[Config]] = {
     "download-results": DownloadConfig,
     "preflight": PreflightConfig,
     "reconcile-requests": RequestsConfig,
+    "simulate": SimulateConfig,
 }
 
 _HEAD = f"""# Flags of `sla-planner {{stage}}`
