@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import pytest
+from tests.manifests.objects import ROOT
 from tests.preflight.installation import HERE, Installation, installation
 
-from sla_planner.cli import run
+from sla_planner.cli import group, run
 
 Finding = dict[str, str]
 Look = Callable[..., tuple[int, list[Finding]]]
@@ -51,3 +54,15 @@ def grave(findings: list[Finding]) -> list[Finding]:
 def unseen(findings: list[Finding]) -> dict[str, str]:
     """Why, by check."""
     return {each["check"]: each["why"] for each in findings if each["severity"] == "not checked"}
+
+
+def assert_can_be_typed(line: str) -> None:
+    """A command or a remark; files that it names are there, and our own flags exist."""
+    command = line.partition("    # ")[0]
+    program, *words = command.split()
+    assert program in ("kubectl", "sla-planner", "timedatectl", "curl", "#", "."), line
+    for word in re.findall(r"(?:jobs|manifests)/[\w./-]+\w", line):
+        assert (ROOT / word).exists(), line
+    if program == "sla-planner":
+        stage = group.get_command(click.Context(group), words[0])
+        stage.make_context(words[0], words[1:])

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
-import click
 import pytest
-from tests.manifests.objects import ROOT
 from tests.preflight.faults import FAULTS
-from tests.preflight.looking import grave, looker, named_by_kubeconfig, unseen
-
-from sla_planner.cli import group
+from tests.preflight.looking import assert_can_be_typed, grave, looker, named_by_kubeconfig, unseen
 
 
 @pytest.fixture
@@ -48,18 +42,6 @@ def test_a_planted_fault_is_named_alone_with_its_fix(cluster, preflight, name):
     for each in told:
         for line in each["fix"].splitlines():
             assert_can_be_typed(line)
-
-
-def assert_can_be_typed(line):
-    """A command or a remark; files that it names are there, and our own flags exist."""
-    command = line.partition("    # ")[0]
-    program, *words = command.split()
-    assert program in ("kubectl", "sla-planner", "timedatectl", "curl", "#", "."), line
-    for word in re.findall(r"(?:jobs|manifests)/[\w./-]+\w", line):
-        assert (ROOT / word).exists(), line
-    if program == "sla-planner":
-        stage = group.get_command(click.Context(group), words[0])
-        stage.make_context(words[0], words[1:])
 
 
 def test_there_are_more_than_twenty():

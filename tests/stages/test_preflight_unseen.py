@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 from tests.manifests.objects import ROOT
 from tests.preflight.faults import claim, settings
 from tests.preflight.installation import GRAPH, HERE
@@ -282,49 +281,6 @@ def test_the_rights_of_planners_that_requests_make_are_asked_for_without_a_stand
     (told,) = grave(preflight()[1])
     assert told["check"] == "rights-of-planner"
     assert "may not patch dynamographdeployments.nvidia.com" in told["what"]
-
-
-# ---- planners of graphs --------------------------------------------------------------------------------------------------------------------
-
-
-def with_a_planner(cluster, change=lambda arguments: None):
-    """The graph has the planner that requests give it, in its place among the services; a standing one is gone."""
-    shipped = yaml.safe_load((ROOT / "scripts/sla_planner/graphs/planner/v1alpha1.yaml").read_text())["spec"]["services"]["Planner"]
-    shipped["envs"] = [{"name": "PROMETHEUS_ENDPOINT", "value": cluster.prometheus.url}]
-    pod = shipped["extraPodSpec"]
-    pod["volumes"] = [{"name": "data", "configMap": {"name": "planner-profile-data"}}]
-    pod["mainContainer"]["volumeMounts"] = [{"name": "data", "mountPath": "/profile"}]
-    arguments = [each for each in pod["mainContainer"]["args"] if "--profile-results-dir" not in each] + ["--profile-results-dir=/profile"]
-    change(arguments)
-    pod["mainContainer"]["args"] = arguments
-    cluster.edit("dynamographdeployments", GRAPH, lambda found: found["spec"]["services"].update(Planner=shipped))
-    cluster.drop("deployments", "planner")
-
-
-def test_the_planner_of_a_graph_is_looked_at_as_a_standing_one_is(cluster, preflight):
-    with_a_planner(cluster)
-    code, findings = preflight()
-    assert (code, grave(findings), unseen(findings)) == (0, [], {})
-    told = {each["check"]: each["what"] for each in findings}
-    assert told["settings"].startswith(f"settings from DynamoGraphDeployment {GRAPH}")
-    assert told.keys() >= {"targets", "metrics", "streaming", "profile", "rights-of-planner"}
-    cluster.prometheus.first_tokens = 0
-    cluster.edit("roles", "planner", lambda found: found["rules"][4].update(verbs=["get"]))
-    assert {each["check"] for each in grave(preflight()[1])} == {"streaming", "rights-of-planner"}
-
-
-def test_settings_that_the_planner_of_a_graph_does_not_take_are_told(cluster, preflight):
-    with_a_planner(cluster, lambda arguments: arguments.append("--no-such-flag=1"))
-    code, findings = preflight()
-    (told,) = grave(findings)
-    assert (code, told["check"], told["fix"].partition("    #")[0]) == (2, "settings", f"kubectl -n {HERE} edit dynamographdeployment/{GRAPH}")
-    assert "--no-such-flag" in told["what"]
-
-
-def test_what_is_named_is_looked_at_in_place_of_the_planners_of_graphs(cluster, preflight):
-    with_a_planner(cluster, lambda arguments: arguments.append("--no-such-flag=1"))
-    flags = ("--graph-deployment", GRAPH, "--prometheus-url", cluster.prometheus.url, "--profile-results-dir", "sample")
-    assert preflight(*flags)[0] == 0
 
 
 # ---- what is scaled -------------------------------------------------------------------------------------------------------------------------

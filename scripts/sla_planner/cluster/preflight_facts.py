@@ -7,7 +7,7 @@ What looks like Dynamo's operator is a Deployment with `dynamo` and `operator` i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -94,10 +94,12 @@ def namespace_facts(reader: Reader, *, claim: str | None) -> NamespaceFacts:
     api = reader.api
     ours, deployments = reader.all_of(CRON_JOBS, _OURS), _standing(reader.all_of(DEPLOYMENTS, _OURS))
     workloads, graphs = _workloads(ours, deployments), _graphs(reader)
-    accounts = _accounts(reader, workloads)
+    graph_planners = tuple(planner for each in _known(graphs) for planner in planners_of(each))
+    accounts = _accounts(reader, (*(() if isinstance(workloads, Unread) else workloads), *graph_planners))
     documents = [*_known(graphs), *_known(ours), *_known(deployments), *_known(accounts)]
     secret_uses = tuple(dict.fromkeys(use for each in documents for use in secrets_named(each, name_of(each))))
-    map_uses = tuple(dict.fromkeys(use for each in (*_known(ours), *_known(deployments)) for use in config_maps_named(each, name_of(each))))
+    mounting = (*_known(ours), *_known(deployments), *_known(graphs))
+    map_uses = tuple(dict.fromkeys(use for each in mounting for use in config_maps_named(each, name_of(each))))
     claim = claim or next(_claims_mounted((*_known(ours), *_known(deployments))), DEFAULT_CLAIM)
     return NamespaceFacts(
         name=api.namespace,
@@ -108,7 +110,7 @@ def namespace_facts(reader: Reader, *, claim: str | None) -> NamespaceFacts:
         claim=reader.named(VOLUME_CLAIMS, claim),
         workloads=workloads,
         graphs=graphs if isinstance(graphs, Unread) else tuple(_graph(each) for each in graphs),
-        graph_planners=tuple(planner for each in _known(graphs) for planner in planners_of(each)),
+        graph_planners=graph_planners,
         accounts=accounts if isinstance(accounts, Unread) else frozenset(each["metadata"]["name"] for each in accounts),
         secret_uses=secret_uses,
         secrets=_keys(reader, SECRETS, {use.name for use in secret_uses}),
@@ -204,7 +206,7 @@ def planners_of(graph: Mapping[str, Any]) -> Iterator[Workload]:
         pod = dict(service.get("extraPodSpec") or {})
         main = pod.pop("mainContainer", None) or {}
         main = {**main, "env": [*(service.get("envs") or ()), *(main.get("env") or ())]}
-        yield from _planner_in(graph, service, {"spec": {**pod, "containers": [main]}})
+        yield from _planner_in(graph, service, {"metadata": {"labels": service.get("labels") or {}}, "spec": {**pod, "containers": [main]}})
     for component in spec.get("components") or ():
         yield from _planner_in(graph, component, component.get("podTemplate") or {})
 
@@ -233,9 +235,9 @@ def _workloads(cron_jobs: Documents, deployments: Documents) -> tuple[Workload, 
     return (*(_cron_job(each) for each in cron_jobs), *(_deployment(each) for each in deployments))
 
 
-def _accounts(reader: Reader, workloads: tuple[Workload, ...] | Unread) -> Documents:
+def _accounts(reader: Reader, workloads: Sequence[Workload]) -> Documents:
     """Of our stages and of what is installed, those that are there; by name, so that no list of all needs to be allowed."""
-    found = [reader.named(SERVICE_ACCOUNTS, name) for name in accounts_of(() if isinstance(workloads, Unread) else workloads)]
+    found = [reader.named(SERVICE_ACCOUNTS, name) for name in accounts_of(workloads)]
     unread = next((each for each in found if isinstance(each, Unread)), None)
     return unread or tuple(each for each in found if each is not None and not isinstance(each, Unread))
 

@@ -159,7 +159,6 @@ class Hands:
             return
         raise UnreachableError(f"ConfigMap/{config_map} changes all the time", hint="find out who else writes it")
 
-
     def _copy(self, config_map: Mapping[str, Any], graph_name: str, graph_uid: str) -> None:
         """Another of that name that is this request's is of a deployment before: it gets this one as an owner as well."""
         served = graph_resource(self.api)

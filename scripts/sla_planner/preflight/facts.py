@@ -276,7 +276,8 @@ class TargetFacts:
     """One target of the planner's settings.
 
     `url`: where its metrics were looked at, a Prometheus or (`direct`) a page; `planner_url`: where the planner reads them, maybe under another name.
-    `graph`: the DynamoGraphDeployment that is scaled, '' = none. `last_scaled`: the roles whose count the planner changed when it scaled last.
+    `graph`: the DynamoGraphDeployment that is scaled, '' = none. `of`: the graph whose own planner has this target, '' = none's.
+    `last_scaled`: the roles whose count the planner changed when it scaled last.
     """
 
     name: str
@@ -290,6 +291,7 @@ class TargetFacts:
     dynamo_namespace: str = ""
     traffic: TrafficFacts | Unread | Wrong | None = None
     graph: str = ""
+    of: str = ""
     roles: tuple[RoleFacts, ...] | Unread | Wrong = ()
     profile: ProfileFacts | Unread | Wrong | None = None
     last_decision_age_s: float | None = None
@@ -308,13 +310,21 @@ class LeaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class PlannerFacts:
-    """`source`: where the settings were read, in words; '' = no targets were given. `state`: the ConfigMap of its memory, '' = it has none there."""
+    """`source`: where the settings were read, in words; '' = no targets were given. `state`: the ConfigMap of its memory, '' = it has none there.
+
+    `of`: the graph that it is a service of, '' = of none.
+    """
 
     source: str = ""
     settings: Wrong | Unread | None = None
     state: str = ""
     state_found: bool | Unread = True
     lease: LeaseFacts | Unread | None = None
+    of: str = ""
+
+    @property
+    def who(self) -> str:
+        return f"the planner of graph {self.of}" if self.of else "the planner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +337,14 @@ class Facts:
     planner: PlannerFacts
     graph_planners: tuple[PlannerFacts, ...] = ()
     targets: tuple[TargetFacts, ...] = ()
+
+    @property
+    def planners(self) -> tuple[PlannerFacts, ...]:
+        """The one that stands by itself, then those of graphs."""
+        return (self.planner, *self.graph_planners)
+
+    def targets_of(self, planner: PlannerFacts) -> tuple[TargetFacts, ...]:
+        return tuple(each for each in self.targets if each.of == planner.of)
 
     @property
     def kubectl(self) -> str:

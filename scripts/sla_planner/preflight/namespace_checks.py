@@ -10,6 +10,7 @@ from sla_planner.preflight.facts import Document, Facts, ProfileFacts, Unread, U
 from sla_planner.preflight.finding import Area, Check, Finding
 
 STAGE_ACCOUNTS = ("planner", "profile-sweep", "inject-config", "download-results")
+SHARED_PROFILE = "planner-profile-data"  # and, of a request, with its name behind it
 HF_TOKEN, HF_SECRET = "HF_TOKEN", "hf-token-secret"
 ENFORCE = "pod-security.kubernetes.io/enforce"
 GPU_QUOTA = "requests.nvidia.com/gpu"
@@ -215,9 +216,9 @@ def check_accounts(facts: Facts) -> Iterator[Finding]:
     if isinstance(accounts, Unread):
         yield SERVICE_ACCOUNTS.unchecked("ServiceAccounts", accounts.because)
         return
-    if isinstance(workloads, Unread) or not workloads:
+    if isinstance(workloads, Unread) or not (workloads or facts.namespace.graph_planners):
         return
-    needed = accounts_of(workloads)
+    needed = accounts_of((*workloads, *facts.namespace.graph_planners))
     missing = [name for name in needed if name not in accounts]
     for name in missing:
         fix = f"{facts.kubectl} create serviceaccount {name}"
@@ -288,23 +289,42 @@ def _missing_secret(facts: Facts, check: Check, use: Use) -> Finding:
 
 
 def check_config_maps(facts: Facts) -> Iterator[Finding]:
-    """Those that our pods mount: a pod waits for a missing one without a word in its log."""
+    """Those that our pods and those of graphs mount: a pod waits for a missing one without a word in its log."""
     known = []
     for use in facts.namespace.config_map_uses:
         keys = facts.namespace.config_maps.get(use.name)
         if isinstance(keys, Unread):
             yield CONFIG_MAPS.unchecked(f"the ConfigMap {use.name}, which {use.by} mounts", keys.because)
-        elif keys is not None:
+        elif keys is None:
+            yield from _missing_config_map(facts, use)
+        elif use.key and use.key not in keys and not use.optional:
+            what = f"the ConfigMap {use.name}, which {use.by} names, has no key {use.key}"
+            fix = f'{facts.kubectl} patch configmap {use.name} -p \'{{"data":{{"{use.key}":"VALUE"}}}}\''
+            yield CONFIG_MAPS.problem(what, "its containers do not start (CreateContainerConfigError)", fix)
+        else:
             known.append(use.name)
-        elif not use.optional:
-            what = f"{use.by} mounts the ConfigMap {use.name}, which is not there"
-            yield CONFIG_MAPS.problem(what, "its pods stay in ContainerCreating and log nothing", f"kubectl apply -k . -n {facts.namespace.name}")
-        elif use.name == "planner-profile-data" and not _profiles_are_elsewhere(facts):
-            why = "the planner needs a profile of the engine and ends without one"
-            fix = measure_command(facts.namespace.name)
-            yield CONFIG_MAPS.warning(f"{use.by} mounts the profile from the ConfigMap {use.name}, which is not there yet", why, fix)
     if known:
         yield CONFIG_MAPS.ok(f"there: {', '.join(f'ConfigMap {name}' for name in dict.fromkeys(known))}")
+
+
+def _missing_config_map(facts: Facts, use: Use) -> Iterator[Finding]:
+    if use.optional and (use.name != SHARED_PROFILE or _profiles_are_elsewhere(facts)):
+        return
+    what = f"{use.by} mounts the ConfigMap {use.name}, which is not there"
+    why, of_a_graph = "its pods stay in ContainerCreating and log nothing", use.by.startswith("DynamoGraphDeployment/")
+    request = use.name.removeprefix(f"{SHARED_PROFILE}-")
+    if use.name == SHARED_PROFILE:
+        what = f"{use.by} mounts the profile from the ConfigMap {use.name}, which is not there yet"
+        why, fix = "the planner needs a profile of the engine and ends without one", measure_command(facts.namespace.name)
+        yield (CONFIG_MAPS.warning(what, why, fix) if use.optional else CONFIG_MAPS.problem(what, why, fix))
+    elif of_a_graph and request != use.name:
+        fix = f"kubectl get dgdr --all-namespaces    # {request} says why, it brings the profile; is it gone, delete the graph and make both anew"
+        yield CONFIG_MAPS.problem(what, "its planner stays in ContainerCreating and logs nothing: nothing is scaled", fix)
+    elif of_a_graph:
+        fix = f"{facts.kubectl} create configmap {use.name} --from-{f'literal={use.key}=VALUE' if use.key else 'file=FILE'}"
+        yield CONFIG_MAPS.problem(what, why, fix)
+    else:
+        yield CONFIG_MAPS.problem(what, why, f"kubectl apply -k . -n {facts.namespace.name}")
 
 
 def _profiles_are_elsewhere(facts: Facts) -> bool:

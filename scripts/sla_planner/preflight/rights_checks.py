@@ -16,7 +16,7 @@ VIEW = Check("view-of-reconcile-requests", Area.RIGHTS)
 def check_accounts_rights(facts: Facts) -> Iterator[Finding]:
     """Of the stages that call the API."""
     for account, granted in facts.rights.accounts.items():
-        check = Check(f"rights-of-{account}", Area.RIGHTS)
+        check = Check(f"rights-of-{_stage_of(account)}", Area.RIGHTS)
         if isinstance(granted, Unread):
             command = f"kubectl auth can-i --list --as=system:serviceaccount:{facts.namespace.name}:{account} -n {facts.namespace.name}"
             yield check.unchecked(f"what the ServiceAccount {account} may do", granted.because, command)
@@ -81,8 +81,17 @@ def in_words(rights: Iterable[Right]) -> str:
     return ", ".join(f"{' and '.join(verbs)} {what}" for what, verbs in by_what.items())
 
 
+def _stage_of(account: str) -> str:
+    """A planner of a graph may have an account of another name."""
+    return account if account in ("profile-sweep", RECONCILER) else "planner"
+
+
 def _bind(facts: Facts, account: str) -> str:
-    return f"{facts.kubectl} apply -f jobs/{account}/role.yaml -f jobs/{account}/rolebinding.yaml"
+    stage = _stage_of(account)
+    if account == stage:
+        return f"{facts.kubectl} apply -f jobs/{stage}/role.yaml -f jobs/{stage}/rolebinding.yaml"
+    bound = f"--role={stage} --serviceaccount={facts.namespace.name}:{account}"
+    return f"{facts.kubectl} apply -f jobs/{stage}/role.yaml\n{facts.kubectl} create rolebinding {account} {bound}"
 
 
 def _grant(facts: Facts, account: str, missing: Iterable[Right]) -> str:
@@ -97,7 +106,8 @@ def _grant(facts: Facts, account: str, missing: Iterable[Right]) -> str:
         named = f" --resource-name={name}" if name and "create" not in verbs and "list" not in verbs else ""
         commands.append(f"{facts.kubectl} create role {role} --verb={','.join(verbs)} --resource={resource}{named}")
         commands.append(f"{facts.kubectl} create rolebinding {role} --role={role} --serviceaccount={facts.namespace.name}:{account}")
-    commands.append(f"# for good, the component that grants it (manifests/README.md); or the Role again: {_bind(facts, account)}")
+    commands.append("# for good, the component that grants it (manifests/README.md); or the Role again:")
+    commands += [f"# {command}" for command in _bind(facts, account).splitlines()]
     return "\n".join(commands)
 
 

@@ -24,7 +24,7 @@ from sla_planner.preflight.rights import (
     volume_rights,
 )
 from sla_planner.preflight_config import PreflightConfig
-from sla_planner.stages.preflight_settings import Settings, settings_of, settings_of_graphs
+from sla_planner.stages.preflight_settings import PLANNER, Settings, settings_of, settings_of_graphs
 from sla_planner.stages.preflight_targets import remembered, runs_in_a_pod, target_facts
 
 STATUS = "sla-planner-status"  # the memory of generated planners
@@ -42,7 +42,7 @@ def gather(config: PreflightConfig, reader: Reader) -> Facts:
     return Facts(
         cluster=cluster,
         namespace=namespace,
-        rights=_rights(reader, namespace, [(each.config, targets) for each, targets in planners if each.config]),
+        rights=_rights(reader, namespace, planners),
         planner=_planner_facts(reader, settings),
         graph_planners=tuple(_planner_facts(reader, each) for each in of_graphs),
         targets=tuple(target for _, targets in planners for target in targets),
@@ -65,6 +65,7 @@ def _planner_facts(reader: Reader, settings: Settings) -> PlannerFacts:
         state=name,
         state_found=state if isinstance(state, Unread) else state is not None,
         lease=lease_facts(reader, planner.lease) if planner and planner.lease else None,
+        of=settings.graph,
     )
 
 
@@ -78,21 +79,21 @@ def _targets(reader: Reader, settings: Settings) -> tuple[TargetFacts, ...]:
     return tuple(target_facts(each, reader, settings, remembered(known, each.name)) for each in planner.targets)
 
 
-def _rights(reader: Reader, namespace: NamespaceFacts, planners: Sequence[tuple[PlannerConfig, Sequence[TargetFacts]]]) -> RightsFacts:
+def _rights(reader: Reader, namespace: NamespaceFacts, planners: Sequence[tuple[Settings, Sequence[TargetFacts]]]) -> RightsFacts:
     """Of the accounts of what is installed; of an account without an installation nothing needs to be known."""
     workloads = () if isinstance(namespace.workloads, Unread) else namespace.workloads
     stages = {each.stage for each in workloads}
     accounts: dict[str, Mapping[Right, bool] | Unread] = {}
     ways: tuple[Mapping[Right, bool], ...] = ()
     view: Mapping[Right, bool] | Unread | None = None
-    needed: list[Right] = []
-    if "planner" in stages or namespace.graph_planners:
-        for planner, targets in planners:
-            needed += _planner_rights(planner, [each for each in targets if each.namespace == reader.api.namespace])
-    if RECONCILER in stages:  # the planners that it makes have the same account, and graphs that nobody can name yet
-        needed += planner_rights([""], [], state=STATUS, lease="")
-    if needed:
-        accounts["planner"] = account_may(reader, "planner", dict.fromkeys(needed))
+    needed: dict[str, list[Right]] = {}
+    for settings, targets in planners:
+        if settings.config and ("planner" in stages or namespace.graph_planners):
+            own_targets = [each for each in targets if each.namespace == reader.api.namespace]
+            needed.setdefault(settings.account, []).extend(_planner_rights(settings.config, own_targets))
+    if RECONCILER in stages:  # the planners that it makes are of graphs that nobody can name yet
+        needed.setdefault(PLANNER, []).extend(planner_rights([""], [], state=STATUS, lease=""))
+    accounts |= {account: account_may(reader, account, dict.fromkeys(rights)) for account, rights in needed.items()}
     if "profile-sweep" in stages:
         always, either = sweep_rights(for_requests=RECONCILER in stages)
         accounts["profile-sweep"] = account_may(reader, "profile-sweep", always)

@@ -27,19 +27,25 @@ from sla_planner.preflight.facts import Unread, Workload, Wrong
 from sla_planner.preflight_config import PreflightConfig
 from sla_planner.stages.planner import command as planner_command
 
+PLANNER = "planner"  # the account, where nothing else is written
 PARENT = "DYN_PARENT_DGD_K8S_NAME"  # of Dynamo's operator, in every pod of a graph
 _PAIR, _GRAPH = ("prefill_target", "decode_target"), ("graph_deployment",)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`config` None: there are none, or `trouble` says why. `volumes`: of the planner's pod, by mount path. `look_at`: instead of its Prometheus."""
+    """`config` None: there are none, or `trouble` says why. `volumes`: of the planner's pod, by mount path. `look_at`: instead of its Prometheus.
+
+    `account`: the ServiceAccount that it runs as. `graph`: the one that it is a service of, '' = of none.
+    """
 
     source: str = ""
     config: PlannerConfig | None = None
     trouble: Wrong | Unread | None = None
     volumes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     look_at: str = ""
+    account: str = PLANNER
+    graph: str = ""
 
 
 def settings_of(config: PreflightConfig, reader: Reader, workloads: tuple[Workload, ...] | Unread) -> Settings:
@@ -53,7 +59,8 @@ def settings_of(config: PreflightConfig, reader: Reader, workloads: tuple[Worklo
         return replace(_loaded(source, {"config": source}, rest), look_at=look_at)
     planners = [] if isinstance(workloads, Unread) else [each for each in workloads if each.stage == "planner"]
     if planners:
-        return replace(_installed(next((each for each in planners if each.runs), planners[0]), reader, rest), look_at=look_at)
+        chosen = next((each for each in planners if each.runs), planners[0])
+        return replace(_installed(chosen, reader, rest), look_at=look_at, account=chosen.account)
     if _names_a_target(given):
         return Settings("the command line", load(PlannerConfig, _overridden({}, given), {}).config)
     return Settings(trouble=workloads if isinstance(workloads, Unread) else None)
@@ -64,8 +71,12 @@ def settings_of_graphs(config: PreflightConfig, reader: Reader, planners: Sequen
     if config.planner_config is not None or _names_a_target(config.of_a_target):
         return ()
     given = {name: value for name, value in config.of_a_target.items() if name != "prometheus_url"}
-    found = (_installed(each, reader, given, {PARENT: each.name}) for each in planners if each.runs)
-    return tuple(replace(each, look_at=config.prometheus_url or "") for each in found)
+    look_at = config.prometheus_url or ""
+    return tuple(
+        replace(_installed(each, reader, given, {PARENT: each.name}), look_at=look_at, account=each.account, graph=each.name)
+        for each in planners
+        if each.runs
+    )
 
 
 def _installed(workload: Workload, reader: Reader, given: Mapping[str, str], more: Mapping[str, str] = MappingProxyType({})) -> Settings:

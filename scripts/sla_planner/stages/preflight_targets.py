@@ -64,6 +64,7 @@ def target_facts(config: TargetConfig, reader: Reader, settings: Settings, remem
         dynamo_namespace=config.namespace or "",
         traffic=_traffic(config, url, pages=() if settings.look_at else config.scrape_url),
         graph=config.graph_deployment or "",
+        of=settings.graph,
         roles=_roles(config, reader),
         profile=_profile(config, reader, settings),
         last_decision_age_s=remembered.age_s,
