@@ -150,8 +150,8 @@ def event_by_event(case: Case, trace: Trace, engine: Engine, scaling: Scaling) -
 @pytest.mark.parametrize("scaling", [{}, {20.0: (3, 3), 50.0: (1, 2), 70.0: (4, 5), 110.0: (2, 1)}], ids=["fixed", "scaled"])
 @pytest.mark.parametrize("name", CASES)
 def test_request_by_request_in_virtual_time(shipped, name, scaling):
-    """Prefill has no steps: TTFT is the same to the microsecond. A token comes at the end of a step and a request joins at the next one: a step or two
-    in some hundred, more of a short answer. Seen: 0.4 to 1.0 % of the ITL at the median request, 3 to 16 % at one in a hundred, GPU-seconds 0.8 %."""
+    """Prefill has no steps: TTFT is the same to the microsecond. A token comes at the end of a step and a request joins at the next one: a step or
+    two in some hundred, more of a short answer. Seen: 0.4 to 1.0 % of the ITL at the median request, 3 to 16 % at one in a hundred, GPU-seconds 0.8 %."""
     case = CASES[name]
     trace = case.trace()
     options = FleetOptions(
@@ -204,8 +204,8 @@ def over_http(case: Case, trace: Trace, folder: Path) -> tuple[np.ndarray, np.nd
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", CASES)
 def test_quantiles_over_http(shipped, name, tmp_path):
-    """p50 and p99. Seen on two cores with a load of 8 to 14, where a tenth to a quarter of the engine's steps were late: TTFT 0.1 to 3.5 % and ITL 0.5
-    to 4 % longer over HTTP, most where a step is shortest (21 ms): the machine, not the laws."""
+    """p50 and p99. Seen on two cores with a load of 8 to 14, where a tenth to a quarter of the engine's steps were late: TTFT up to 3.5 % and ITL 0.5
+    to 4 % longer over HTTP, most where a step is shortest (21 ms). That is the machine; in virtual time it is gone."""
     case = CASES[name]
     trace = case.trace()
     mine = event_by_event(case, trace, shipped, {})
