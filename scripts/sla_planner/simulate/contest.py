@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from sla_planner.model.engine import Engine
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.simulate.run import RunResult, Scenario
 from sla_planner.simulate.score import Score
@@ -27,12 +28,14 @@ class Knows(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Contest:
     """What all contestants get. `plan` holds the promise (`plan.sla`) and how the planner under test is set; `goal` is the share of requests (0..1)
-    that must be inside, `plan.sla.attainment` unless a user asks for another. `progress` hears (contestant, share done 0..1)."""
+    that must be inside, `plan.sla.attainment` unless a user asks for another. `progress` hears (contestant, share done 0..1). `dynamo_engine`: the
+    profile as Dynamo 0.6 reads it, `engine_of(profile, "as_measured")`, for its planner; None = the scenario's engine."""
 
     scenario: Scenario
     plan: PlanSettings
     goal: float
     progress: Callable[[str, float], None] = field(default=lambda _name, _share: None)
+    dynamo_engine: Engine | None = None
 
 
 @dataclass(frozen=True, slots=True)
