@@ -16,7 +16,7 @@ NUMBERS = {
     "attainment", "gpu_hours", "gpu_hours_prefill", "gpu_hours_decode", "minutes_inside", "actions", "ratio", "requests", "ttft_attainment",
     "itl_attainment", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "itl_p99_ms", "launches", "most_direction_changes_per_hour", "tried",
 }  # fmt: skip
-WORDS = {"policy", "knows", "reached", "settings"}
+WORDS = {"policy", "knows", "possible", "reached", "settings"}
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +73,16 @@ def test_the_table_reads_on_a_hundred_columns(trace: Path, capsys: pytest.Captur
     assert max(map(len, out.splitlines())) <= 100
     (row,) = [line.split() for line in out.splitlines() if line.startswith("slaplanner ")]
     assert (row[4], row[-1]) == ("100.00", "1.00")
+
+
+def test_the_report_is_written_and_what_an_earlier_one_left_is_gone(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep" / "out"
+    _, err = simulated(capsys, "--trace", trace, "--out", out, "--policy", "static,fluid-bound")
+    assert f"Report: {out / 'report.html'}" in err
+    (out / "mine.txt").touch()
+    told, _ = simulated(capsys, "--trace", trace, "--out", out, "--policy", "slaplanner", "--json")
+    assert json.loads((out / "result.json").read_text()) == json.loads(told)
+    assert {file.name for file in out.iterdir()} == {"mine.txt", "result.json", "report.html", "cost.png", "load.png", "slaplanner.png"}
 
 
 def test_a_policy_that_misses_the_goal_is_no_failure_and_is_marked(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:

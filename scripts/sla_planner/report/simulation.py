@@ -22,13 +22,14 @@ from sla_planner.report.wording import promised_share
 
 OURS = "slaplanner"
 COLUMNS = 100
+MOST_SETTINGS = 8  # that are told; the planner has more, and all are in the JSON document
 DIGITS = 9  # significant ones in JSON
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One line of the table. Shares are 0..1; latencies of nobody are NaN. `settings` in plain JSON types. `ratio` None: there is nothing to compare
-    with. `reached`: the goal was. `tried`: runs that it took to find the settings."""
+    with. `reached`: the goal was. `possible`: nobody told it the future. `tried`: runs that it took to find the settings."""
 
     policy: str
     attainment: float
@@ -49,6 +50,7 @@ class Outcome:
     launches: int
     most_direction_changes_per_hour: int
     knows: str
+    possible: bool
     tried: int
     settings: Mapping[str, Any]
 
@@ -99,12 +101,16 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """Everything that is told. `traffic`: in words. `facts`: (what, value). `warnings`: what a reader must know before believing a number."""
+    """Everything that is told. `traffic`: in words. `facts`: (what, value). `warnings`: what a reader must know before believing a number.
+
+    What arrived before `judged_from_s` is not judged.
+    """
 
     traffic: str
     promise: Sla
     goal: float
     duration_s: float
+    judged_from_s: float
     policies: tuple[Shown, ...]
     load: Load | None = None
     facts: tuple[tuple[str, str], ...] = ()
@@ -124,7 +130,6 @@ def document(comparison: Comparison) -> dict[str, Any]:
         "duration_s": comparison.duration_s,
         "promise": {"ttft_ms": promise.ttft_ms, "itl_ms": promise.itl_ms, "attainment": promise.attainment},
         "goal": comparison.goal,
-        "facts": dict(comparison.facts),
         "warnings": list(comparison.warnings),
     }
     plain: dict[str, Any] = _plain(told)
@@ -150,9 +155,9 @@ def text(comparison: Comparison) -> str:
     parts = [
         _wrapped(f"{comparison.traffic}; promised to {promised_share(comparison.promise.attainment)}: {_promise(comparison.promise)}"),
         _wrapped(headline(comparison)),
-        table([_cells(outcome) for outcome in comparison.outcomes], _HEADERS),
+        table([cells(outcome) for outcome in comparison.outcomes], _HEADERS),
         _wrapped(_LEGEND),
-        "\n".join(_knowledge(outcome) for outcome in comparison.outcomes),
+        "\n".join(_wrapped(knowledge(outcome), indent="  ") for outcome in comparison.outcomes),
         "\n".join(_wrapped(f"warning: {warning}", indent="  ") for warning in comparison.warnings),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -166,7 +171,7 @@ def headline(comparison: Comparison) -> str:
         f"{first.policy}: {percent(first.attainment, digits=2)} % of {first.requests:,} requests inside {_promise(comparison.promise)}, "
         f"for {gpu_hours(first.gpu_hours)} GPU-hours"
     )
-    others = [outcome for outcome in comparison.outcomes if outcome is not first and outcome.reached and outcome.gpu_hours > 0]
+    others = [outcome for outcome in comparison.outcomes if outcome is not first and outcome.reached and outcome.possible and outcome.gpu_hours > 0]
     if ours is None or not others:
         return told
     return f"{told}; {', '.join(_against(ours, other) for other in others)}"
@@ -202,7 +207,7 @@ _LEGEND = " ".join(
 )
 
 
-def _cells(outcome: Outcome) -> tuple[str, ...]:
+def cells(outcome: Outcome) -> tuple[str, ...]:
     return (
         outcome.policy if outcome.reached else f"{outcome.policy}*",
         *(gpu_hours(value) for value in (outcome.gpu_hours, outcome.gpu_hours_prefill, outcome.gpu_hours_decode)),
@@ -220,18 +225,26 @@ def _latency(value_ms: float) -> str:
     return f"{value_ms:.1f}" if value_ms < 100 else f"{value_ms:.0f}"
 
 
-def _knowledge(outcome: Outcome) -> str:
+def knowledge(outcome: Outcome) -> str:
+    """What its numbers rest on, in one line."""
     missed = "" if outcome.reached else "* misses the goal; "
     searched = f" ({outcome.tried} runs)" if outcome.tried > 1 else ""
-    return _wrapped(f"{outcome.policy}: {missed}knows {outcome.knows}{searched}{settings_in_words(outcome)}", indent="  ")
+    return f"{outcome.policy}: {missed}knows {outcome.knows}{searched}{_settings(outcome)}"
 
 
-def settings_in_words(outcome: Outcome) -> str:
-    """`: prefill=7, decode=5`, of settings that are plain and few."""
-    plain = {name: value for name, value in outcome.settings.items() if isinstance(value, int | float | str) and not isinstance(value, bool)}
-    if not plain or len(outcome.settings) > 8:
+def _settings(outcome: Outcome) -> str:
+    """`: prefill=7, decode=5`; '' of none, and of many."""
+    if not outcome.settings or len(outcome.settings) > MOST_SETTINGS:
         return ""
-    return ": " + ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in plain.items())
+    return ": " + ", ".join(f"{name}={_setting(value)}" for name, value in outcome.settings.items())
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{name}={_setting(inner)}' for name, inner in value.items() if inner is not None)})"
+    if isinstance(value, list | tuple):
+        return "/".join(map(_setting, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _promise(promise: Sla) -> str:

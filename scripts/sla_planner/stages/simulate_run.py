@@ -7,13 +7,13 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from sla_planner import __version__
-from sla_planner.config import Loaded
+from sla_planner.atomic import write_bytes, write_text
+from sla_planner.config import DEFAULT, Loaded
 from sla_planner.errors import UsageError
 from sla_planner.logs import setup
 from sla_planner.model.engine import Engine
@@ -21,21 +21,27 @@ from sla_planner.plan.peak import peak_fleet
 from sla_planner.plan.planner import warm_up
 from sla_planner.plan.settings import PlanSettings, RoleLimits
 from sla_planner.report.simulation import OURS, Comparison, Outcome, Shown, document, ratio_of, text
+from sla_planner.report.simulation_page import html
 from sla_planner.report.simulation_progress import ComparisonProgress
 from sla_planner.simulate.compiled import COMPILES
 from sla_planner.simulate.contest import Contest, Contestant, Entry, Knows
+from sla_planner.simulate.contestants import CONTESTANTS
 from sla_planner.simulate.policies.planner import Planner
-from sla_planner.simulate.policies.static import Static
 from sla_planner.simulate.policy import Workers
 from sla_planner.simulate.run import Scenario
 from sla_planner.simulate.run import run as simulate
 from sla_planner.simulate.score import WARM_UP_S, score
+from sla_planner.simulate.true_work import true_work
 from sla_planner.simulate_config import SimulateConfig
 from sla_planner.stages.planner_basis import basis_of, warm_up_windows
+from sla_planner.stages.simulate_series import course_of, load_of, minutes_of
 from sla_planner.stages.simulate_traffic import Traffic, traffic_of
 from sla_planner.traffic.trace import Trace
 
+SEARCHED = frozenset({"static", "hpa", "dynamo06-headroom", "threshold", "clairvoyant"})  # nobody knows how many runs it will take
 START_FROM_S = 600.0  # of the traffic: what the first fleet is sized for
+UNTOLD = frozenset({"output_dir", "json_output", "log_format"})  # where and how a result is told is no part of it
+REPORT, RESULT = "report.html", "result.json"
 NO_NUMBA = "numba is not installed: the simulation runs as plain Python, about 100 times slower; pip install sla-planner[fast]"
 
 log = logging.getLogger(__name__)
@@ -56,35 +62,39 @@ def run(loaded: Loaded[SimulateConfig]) -> None:
     log.info("%s requests over %.1f h: %s", f"{len(traffic.trace):,}", traffic.trace.end_s / 3600, traffic.words)
     start = Workers(*(config.first_workers or _first_fleet(traffic.trace, basis.engine, basis.settings)))
     scenario = Scenario(traffic.trace, basis.engine, start, config.options, traffic.duration_s)
-    with ComparisonProgress(len(chosen), sys.stderr) as progress:
-        contest = Contest(scenario, basis.settings, config.goal or config.attainment, progress)
+    with ComparisonProgress(len(chosen), SEARCHED, sys.stderr) as progress:
+        contest = Contest(scenario, basis.settings, config.goal or config.attainment, progress, _dynamo_engine(config))
         entries = []
         for name, contestant in chosen.items():
-            progress(name, 0.0)
+            progress.begin(name)
             entries.append(contestant(contest))
-    comparison = _comparison(config, traffic, contest, entries)
+    comparison = _comparison(loaded, traffic, contest, entries)
+    if config.output_dir is not None:
+        _write(comparison, config.output_dir)
     click.echo(json.dumps(document(comparison)) if config.json_output else text(comparison))
 
 
 def _chosen(config: SimulateConfig) -> dict[str, Contestant]:
     """By name, in the order asked for. Raises `UsageError` for an unknown one."""
-    known: Mapping[str, Contestant] = {OURS: _planner(config), "static": _static}
     for name in config.policy:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        if name not in CONTESTANTS:
+            near = difflib.get_close_matches(name, CONTESTANTS, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise UsageError(f"unknown policy {name!r}", hint=f"{hint}known: {', '.join(known)}")
-    return {name: known[name] for name in config.policy}
+            raise UsageError(f"unknown policy {name!r}", hint=f"{hint}known: {', '.join(CONTESTANTS)}")
+    chosen = {name: CONTESTANTS[name] for name in config.policy}
+    if OURS in chosen and (config.restart_every or config.warmup_trace):
+        chosen[OURS] = _with_a_past(config)
+    return chosen
 
 
-def _planner(config: SimulateConfig) -> Contestant:
-    """The planner as it is set, restarted and warmed up as asked for."""
+def _with_a_past(config: SimulateConfig) -> Contestant:
+    """The planner, restarted from its saved state and warmed up by earlier traffic, as asked for."""
 
     def enter(contest: Contest) -> Entry:
         planner = Planner(contest.plan, contest.scenario.engine, restart_every_s=config.restart_every)
         if config.warmup_trace is not None:
             planner.state = warm_up(contest.plan, contest.scenario.engine, planner.state, warm_up_windows(config, basis_of(config)))
-        end_s = contest.scenario.end_s
+        end_s = max(contest.scenario.end_s, 1.0)
         result = simulate(contest.scenario, planner, lambda at_s: contest.progress(OURS, at_s / end_s))
         scored = score(contest.scenario, result, contest.plan.sla)
         return Entry(OURS, Knows.PAST, planner.settings, scored, scored.attainment >= contest.goal, result=result)
@@ -92,11 +102,11 @@ def _planner(config: SimulateConfig) -> Contestant:
     return enter
 
 
-def _static(contest: Contest) -> Entry:
-    policy = Static(contest.scenario.start)
-    result = simulate(contest.scenario, policy)
-    scored = score(contest.scenario, result, contest.plan.sla)
-    return Entry("static", Knows.PAST, policy.settings, scored, scored.attainment >= contest.goal, result=result)
+def _dynamo_engine(config: SimulateConfig) -> Engine | None:
+    """The profile as Dynamo 0.6 reads it, where its planner takes part."""
+    if not any(name.startswith("dynamo") for name in config.policy):
+        return None
+    return basis_of(config.model_copy(update={"interpolation": "as_measured"})).engine
 
 
 def _first_fleet(trace: Trace, engine: Engine, settings: PlanSettings) -> tuple[int, int]:
@@ -123,8 +133,36 @@ def _check_output(folder: Path | None) -> None:
         raise UsageError(f"cannot write to {folder}", hint="choose another --output-dir")
 
 
-def _comparison(config: SimulateConfig, traffic: Traffic, contest: Contest, entries: list[Entry]) -> Comparison:
+def _write(comparison: Comparison, folder: Path) -> None:
+    """The page last: where it is, everything is."""
+    from sla_planner.report.simulation_plots import ARRIVED, COST, pictures
+
+    for own in (REPORT, RESULT, ARRIVED, COST, *(f"{name}.png" for name in CONTESTANTS)):  # of an earlier run; nothing else in the folder is ours
+        (folder / own).unlink(missing_ok=True)
+    drawn = pictures(comparison)
+    for name, png in drawn.items():
+        write_bytes(folder / name, png)
+    write_text(folder / RESULT, json.dumps(document(comparison), indent=1) + "\n")
+    write_text(folder / REPORT, html(comparison, drawn))
+    log.info("Report: %s", folder / REPORT)
+
+
+def _shown(config: SimulateConfig, contest: Contest, entries: list[Entry]) -> tuple[Shown, ...]:
+    """With curves where there will be pictures."""
     hours = [(entry.policy, entry.score.gpu_hours) for entry in entries]
+    outcomes = [_outcome(entry, ratio_of(entry.score.gpu_hours, hours)) for entry in entries]
+    if config.output_dir is None:
+        return tuple(map(Shown, outcomes))
+    scenario, sla = contest.scenario, contest.plan.sla
+    work = true_work(scenario, sla)
+    return tuple(
+        Shown(outcome) if entry.result is None else Shown(outcome, course_of(scenario, entry.result, work), minutes_of(scenario, entry.result, sla))
+        for entry, outcome in zip(entries, outcomes, strict=True)
+    )
+
+
+def _comparison(loaded: Loaded[SimulateConfig], traffic: Traffic, contest: Contest, entries: list[Entry]) -> Comparison:
+    config = loaded.config
     start, duration_s = contest.scenario.start, contest.scenario.end_s
     facts = (
         ("Version", f"sla-planner {__version__}"),
@@ -133,16 +171,20 @@ def _comparison(config: SimulateConfig, traffic: Traffic, contest: Contest, entr
         ("Begins with", f"{start.prefill} prefill and {start.decode} decode workers, ready"),
         ("Start-up", f"{config.options.startup.mean_s:g} s, {config.startup_spread}"),
         ("Seed", str(config.seed)),
+        ("Set", ", ".join(f"{each.path}={each.value}" for each in loaded.settings() if each.source != DEFAULT and each.path not in UNTOLD)),
     )
     warnings = traffic.warnings
-    if traffic.trace.end_s < WARM_UP_S:
+    judged_from_s = WARM_UP_S if traffic.trace.end_s >= WARM_UP_S else 0.0
+    if not judged_from_s:
         warnings = (*warnings, f"the traffic is shorter than the {WARM_UP_S / 60:.0f} minutes that are not scored: here all of it is")
     return Comparison(
         traffic=f"{len(traffic.trace):,} requests over {duration_s / 3600:.1f} h ({traffic.words})",
         promise=contest.plan.sla,
         goal=contest.goal,
         duration_s=duration_s,
-        policies=tuple(Shown(_outcome(entry, ratio_of(entry.score.gpu_hours, hours))) for entry in entries),
+        judged_from_s=judged_from_s,
+        policies=_shown(config, contest, entries),
+        load=load_of(contest.scenario) if config.output_dir else None,
         facts=facts,
         warnings=warnings,
     )
@@ -170,6 +212,7 @@ def _outcome(entry: Entry, ratio: float | None) -> Outcome:
         launches=scored.launches,
         most_direction_changes_per_hour=scored.most_direction_changes_per_hour,
         knows=str(entry.knows),
+        possible=entry.knows is not Knows.FUTURE,
         tried=entry.tried,
         settings=entry.settings,
     )
