@@ -150,8 +150,8 @@ def event_by_event(case: Case, trace: Trace, engine: Engine, scaling: Scaling) -
 @pytest.mark.parametrize("scaling", [{}, {20.0: (3, 3), 50.0: (1, 2), 70.0: (4, 5), 110.0: (2, 1)}], ids=["fixed", "scaled"])
 @pytest.mark.parametrize("name", CASES)
 def test_request_by_request_in_virtual_time(shipped, name, scaling):
-    """Prefill has no steps: TTFT is the same to the microsecond. A token comes at the end of a step and a request joins at the next one: a step or two
-    in some hundred, more of a short answer. Seen: ITL 0.4 to 1 % off at the median request, 3 to 16 % at one in a hundred; GPU-seconds 0.8 %."""
+    """Prefill has no steps: TTFT is the same to the microsecond. A token comes at the end of a step and a request joins at the next one: a step or
+    two in some hundred. Seen: ITL 0.4 to 1 % off at the median request, 3 to 16 % at one in a hundred, with a short answer; GPU-seconds 0.8 %."""
     case = CASES[name]
     trace = case.trace()
     options = FleetOptions(
