@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,11 +177,34 @@ def test_who_we_are_comes_from_the_kubeconfig(tmp_path: Path, monkeypatch: pytes
     assert api.all_of(PODS) == []
 
 
-def test_no_cluster_at_all_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+@pytest.mark.parametrize(
+    ("text", "context", "words"),
+    [
+        (None, None, "there is no kubeconfig .*config; run in a pod, or name the file with KUBECONFIG"),
+        ("clusters: [", None, "is no YAML: .*; correct it"),
+        ("{contexts: [{name: one}, {name: two}]}", None, "has no current context; there are: one, two; choose one: kubectl config use-context"),
+        ("{current-context: x, contexts: [{name: one}]}", None, "the current context of .*, x, is not in it; there are: one; choose one"),
+        ("{current-context: x}", None, "x, is not in it; it has none"),
+        ("{current-context: one, contexts: [{name: one}]}", "two", "has no context two; there are: one; name one of them with --context"),
+        (
+            "{current-context: one, contexts: [{name: one, context: {cluster: c, user: u}}]}",
+            None,
+            "cannot be used: .*; correct it; kubectl config view",
+        ),
+        ("", None, "cannot be used: .*; correct it"),
+    ],
+)
+def test_what_is_wrong_with_a_kubeconfig_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, context: str | None, words: str
+) -> None:
+    file = tmp_path / "config"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(file))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(UsageError, match=r"no cluster to talk to: .*; run in a pod, or make .*none a kubeconfig") as caught:
-        connect()
+    with pytest.raises(UsageError) as caught:
+        connect(context=context)
+    assert re.match(f"no cluster to talk to: .*{words}", str(caught.value)), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -212,12 +236,3 @@ def test_a_token_that_cannot_be_read_anew_is_told(cluster: ApiStandIn) -> None:
     api.configuration.refresh_api_key_hook = gone
     with pytest.raises(ForbiddenError, match="who we are cannot be told: Service token file does not exist"):
         api.get(CONFIG_MAPS, "a")
-
-
-def test_a_kubeconfig_that_is_no_yaml_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "config"
-    file.write_text("clusters: [")
-    monkeypatch.setenv("KUBECONFIG", str(file))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(UsageError, match="no cluster to talk to"):
-        connect()

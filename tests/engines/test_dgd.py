@@ -240,6 +240,8 @@ HEAD = "apiVersion: nvidia.com/v1alpha1\nkind: DynamoGraphDeployment\n"
         (HEAD, "no usable spec.services"),
         (HEAD + "spec: {services: [1]}", "no usable spec.services"),
         (HEAD.replace("alpha", "beta") + "spec: {components: [{type: frontend}]}", "no usable spec.components"),
+        (HEAD + "spec: {services: {a: {replicas: one}}}", "spec.services.a: replicas is 'one'; write a whole number, or leave it out"),
+        (HEAD.replace("alpha", "beta") + "spec: {components: [{name: a, replicas: -1}]}", "spec.components a: replicas is -1"),
         (HEAD + "spec: {services: {Frontend: {}, a: {}, b: {}}}", "no prefill and no decode service among: Frontend, a, b; set subComponentType"),
         (HEAD + "spec: {services: {p1-prefill: {}, p2-prefill: {}, decode: {}}}", "2 prefill services: p1-prefill, p2-prefill"),
     ],

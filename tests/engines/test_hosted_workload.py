@@ -109,6 +109,7 @@ def test_the_text_is_yaml_under_a_name_that_stays():
         (BOTH.replace("{tp}", "{tpp}"), "the workload has an unknown placeholder {tpp}; known: {name}, {tp}, "),
         (BOTH.replace("{gpus}", "2"), "TP4 has 4 GPUs, the workload asks for 2; write nvidia.com/gpu: {gpus} into its limits, one replica"),
         (BOTH.replace("spec:\n  selector", "spec:\n  replicas: 2\n  selector"), "TP4 has 4 GPUs, the workload asks for 8"),
+        (BOTH.replace("spec:\n  selector", "spec:\n  replicas: one\n  selector"), "in the workload is 'one'; write a whole number, or leave it out"),
         (f"{SERVICE}---{SERVICE}".replace('name: "{name}"', 'name: "{name}-a"'), "the workload has 2 Services: engine-1-a, engine-1-a; call the one"),
         ("a: 1\n", "the workload holds something that is no Kubernetes object: an object without a kind/?"),
         ("- 1\n", "the workload holds something that is no Kubernetes object: list"),

@@ -28,7 +28,7 @@ def no_image(waiting_s: float, passed_s: int = 0) -> Move:
 
     def move(world: World) -> None:
         world.passed_s += passed_s
-        world.job(JobState.WAITING, trouble=trouble, trouble_reason="ImagePullBackOff", waiting_s=waiting_s)
+        world.job(JobState.WAITING, trouble=trouble, trouble_reason="ImagePullBackOff", no_image=True, waiting_s=waiting_s)
 
     return move
 

@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.api_stand_in import ApiStandIn, api_stand_in
 
 from sla_planner.cli import run
-from sla_planner.cluster.publication import FEASIBLE, PROFILE_DIGEST, publish
+from sla_planner.cluster.publication import FEASIBLE, PROFILE_DIGEST, Publication, publish
 from sla_planner.cluster.resources import DEFINITIONS, NAMESPACES, REQUESTS_ALPHA, REQUESTS_BETA, SERVICE_ACCOUNTS, Object
 from sla_planner.model.tensor_parallel import over_tensor_parallel
 from sla_planner.store.profile_files import FORMAT, json_twins, read_profile, sample_profile_dir
@@ -130,15 +130,8 @@ class Place:
         profile = over_tensor_parallel(read_profile(sample_profile_dir()), (1, 2))
         notes = {FEASIBLE: str(feasible).lower(), PROFILE_DIGEST: "d1"}
         whole = json.dumps({"format": FORMAT, **asdict(profile)})
-        publish(
-            self.cluster.api(),
-            into,
-            json_twins(profile),
-            {"profile.json": whole},
-            labels={},
-            annotations=notes,
-            existing_only="--publish-existing-only" in args,
-        )
+        publication = Publication(json_twins(profile), {"profile.json": whole}, annotations=notes)
+        publish(self.cluster.api(), into, publication, existing_only="--publish-existing-only" in args)
 
     def profiled(self, *, name: str = "chat") -> None:
         self.publish(name=name)

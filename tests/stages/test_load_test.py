@@ -137,7 +137,11 @@ def test_nobody_there_is_exit_4_before_anything_is_sent(monkeypatch, capsys, clo
         (["--url", "localhost"], "'localhost' is not the address of a server"),
         (["--url", "http://me:secret@h:x"], "'http://me:***@h:x' is not the address of a server"),
         (["--url", "http://h", "--trace", "sample", "--scenario", "spike"], "--trace and --scenario are both given"),
-        (["--url", "http://h", "--trace", "absent.csv"], "absent.csv: No such file"),
+        (["--url", "http://h", "--trace", "nofile"], "--trace: there is no file nofile; give one, or sample"),
+        (
+            ["--url", "http://h", "--trace", "absent.csv"],
+            "--trace: there is no file absent.csv; give one, or sample, the trace that ships with the program",
+        ),
         (["--url", "http://h", "--start-s", "60"], "no request arrives after 60 s; the trace holds 20 requests from 0 s to 57 s"),
         (["--url", "http://h", "--scale", "nan"], "nan is not a finite number"),
         (["--url", "http://h", "--ttft", "inf"], "inf is not a finite number"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.manifests.objects import ROOT
 from tests.preflight.faults import claim, settings
@@ -111,6 +113,16 @@ def test_an_api_server_that_does_not_answer(cluster, capsys):
     cluster.version_status = 500
     assert run(["preflight"]) == 4
     assert "answers HTTP 500; try again" in capsys.readouterr().err
+
+
+def test_without_a_cluster_there_is_json_too(cluster, capsys, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    assert run(["preflight", "--json", "--namespace", HERE]) == 2
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert (found["namespace"], found["exit_code"], found["findings"]) == (HERE, 2, [])
+    assert found["error"] == "no cluster to talk to: there is no kubeconfig /nowhere; run in a pod, or name the file with KUBECONFIG"
+    assert told.err == f"error: {found['error']}\n"
 
 
 def test_a_kind_that_does_not_answer_is_left_out(cluster, preflight):

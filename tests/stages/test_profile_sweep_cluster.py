@@ -104,7 +104,7 @@ def test_a_sweep_needs_one(no_cluster: Path, tmp_path: Path, capsys: pytest.Capt
     assert run(Place(tmp_path, 8000).flags()) == 2
     line = last_line(capsys)
     assert line.startswith("error: no cluster to talk to: ")
-    assert line.endswith(f"run in a pod, or make {no_cluster} a kubeconfig with a current context")
+    assert line.endswith(f"there is no kubeconfig {no_cluster}; run in a pod, or name the file with KUBECONFIG")
 
 
 def test_a_workload_that_is_the_same_for_every_size_is_refused(no_cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

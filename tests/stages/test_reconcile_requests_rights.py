@@ -14,6 +14,22 @@ def here(tmp_path, monkeypatch):
         yield found
 
 
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--no-such-flag=1", "--planner-arg: No such option"),
+        ("--grace-s=long", "--planner-arg: flag --grace-s"),
+        ("--min-endpoint=0", "--planner-arg: flag --min-endpoint"),
+        ("--attainment=2", "--planner-arg: flag --attainment"),
+    ],
+)
+def test_flags_that_no_planner_takes_are_told_at_the_start(here, capsys, argument, words):
+    here.request()
+    assert once("--planner-arg", argument) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert here.cluster.calls == []
+
+
 class TestRights:
     """Missing one at a time: one line that names who may not do what, in the request where it can be written, else in the log."""
 

@@ -214,6 +214,24 @@ class TestCheck:
         assert capsys.readouterr().out == "out/old.yaml is rendered, but listed in no templates/*/renders.yaml: list it, or delete it\n"
 
 
+class TestRequests:
+    """What the reconciler would refuse is not written."""
+
+    @pytest.mark.parametrize(
+        ("setting", "said"),
+        [
+            ("ttft_ms=0", "spec.profilingConfig.config.sla.ttft"),
+            ("isl=0", "spec.profilingConfig.config.sla.isl"),
+            ("backend=vlm", "known: sglang, trtllm, vllm"),
+            ("planner={adjustment_intervall: 30}", "the planner has no such setting, its value is 30; did you mean adjustment_interval?"),
+            (f"name={'a' * 60}", "metadata.name"),
+        ],
+    )
+    def test_a_value_that_makes_no_request(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, setting: str, said: str) -> None:
+        assert said in refused(capsys, "dgdr", "--templates", str(ROOT / "templates"), "--set", setting, "--output", str(tmp_path / "out.yaml"))
+        assert not (tmp_path / "out.yaml").exists()
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("arguments", "said"),

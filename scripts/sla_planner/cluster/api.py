@@ -35,6 +35,7 @@ from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config
 from yaml import YAMLError
 
+from sla_planner.cluster.kubeconfig import NO_CLUSTER, check_kubeconfig
 from sla_planner.cluster.resources import PODS, Object, Resource, known_resource
 from sla_planner.errors import ForbiddenError, PlannerError, UnreachableError, UsageError
 
@@ -325,13 +326,14 @@ def connect(*, namespace: str | None = None, context: str | None = None, patienc
     except (ConfigException, OSError):
         pass
     file = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    check_kubeconfig(file, context)
     try:
         load_kube_config(file, context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
         contexts, current = list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
         current = next((each for each in contexts if each["name"] == context), current)
     except (ConfigException, YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"no cluster to talk to: {reason}", hint=f"run in a pod, or make {file} a kubeconfig with a current context") from None
+        raise UsageError(f"{NO_CLUSTER}: the kubeconfig {file} cannot be used: {reason}", hint="correct it; kubectl config view shows it") from None
     own = str((current or {}).get("context", {}).get("namespace") or "default")
     return KubernetesApi(configuration, namespace or own, patience_s=patience_s)
 

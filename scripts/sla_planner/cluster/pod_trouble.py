@@ -31,6 +31,8 @@ NOBODY_S = 60.0
 FIRST_END_S = 15.0
 AS_LONG_AS_IT_TAKES_S = float("inf")
 
+NO_IMAGE = "image"  # kind of a trouble
+
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"})
 _NO_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError", "PreCreateHookError"})
 _REGISTRY_SAYS_NO = re.compile(r"not found|no such|denied|unauthori[sz]ed|forbidden|authenticat|manifest unknown|invalid|not present", re.IGNORECASE)
@@ -171,7 +173,7 @@ def _not_begun(pod: Object, clues: Clues) -> Trouble | None:
         if reason in _IMAGE:
             final = reason in ("InvalidImageName", "ErrImageNeverPull") or _REGISTRY_SAYS_NO.search(waiting.get("message", ""))
             what = f"the image of {name}, {container.get('image', '?')}, cannot be pulled: {said}"
-            return Trouble("image", what, "check its name, and the pull secret of the manifest", 0.0 if final else PULL_S)
+            return Trouble(NO_IMAGE, what, "check its name, and the pull secret of the manifest", 0.0 if final else PULL_S)
         if reason in _NO_CONTAINER:
             return Trouble("no container", f"the container {name} cannot be made: {said}", "correct the manifest", CONFIG_S)
         if trouble := _crash(pod, container, clues, is_init=name in inits):

@@ -12,7 +12,7 @@ import json
 from datetime import UTC, datetime
 
 from sla_planner.cluster.api import KubernetesApi, Selector
-from sla_planner.cluster.pod_trouble import AS_LONG_AS_IT_TAKES_S, keeps_from_running, refused
+from sla_planner.cluster.pod_trouble import AS_LONG_AS_IT_TAKES_S, NO_IMAGE, keeps_from_running, refused
 from sla_planner.cluster.resources import EVENTS, PODS, Object, labels_of
 from sla_planner.errors import ForbiddenError, PlannerError
 from sla_planner.request.progress import read_progress
@@ -61,7 +61,9 @@ def job_seen(api: KubernetesApi, job: Object, uid: str, pods: list[Object] | Non
     trouble = keeps_from_running([newest], Clues(api, api.namespace), gpu_wait_s=AS_LONG_AS_IT_TAKES_S)
     waiting_s = now_s - _since_s(newest, now_s) if trouble else 0.0
     words, reason = (trouble.what, _reason(newest) or trouble.kind) if trouble else ("", "")
-    return JobSeen(name, ours, state, "", None, words, reason, waiting_s, _progress(api, newest) if state is JobState.RUNNING else None)
+    progress = _progress(api, newest) if state is JobState.RUNNING else None
+    no_image = trouble is not None and trouble.kind == NO_IMAGE
+    return JobSeen(name, ours, state, "", None, words, reason, no_image, waiting_s, progress)
 
 
 def pods_of_job(api: KubernetesApi, name: str) -> list[Object]:

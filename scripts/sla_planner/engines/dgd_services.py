@@ -224,10 +224,18 @@ def read_services(document: Mapping[str, Any]) -> list[Service]:
     key = "services" if version == _ALPHA else "components"
     listed = spec.get(key) if isinstance(spec, dict) else None
     if version == _ALPHA and isinstance(listed, dict) and listed and all(isinstance(body, dict) for body in listed.values()):
-        return [Service(str(name), body) for name, body in listed.items()]
+        return [Service(str(name), _counted(f"spec.services.{name}", body)) for name, body in listed.items()]
     if version == _BETA and isinstance(listed, list) and listed and all(isinstance(body, dict) and type(body.get("name")) is str for body in listed):
-        return [Component(body["name"], body) for body in listed]
+        return [Component(body["name"], _counted(f"spec.components {body['name']}", body)) for body in listed]
     raise UsageError(f"the {KIND} has no usable spec.{key}", hint=f"{version} wants there a {'map' if version == _ALPHA else 'list'} of services")
+
+
+def _counted(place: str, body: dict[str, Any]) -> dict[str, Any]:
+    """`body`, whose count is one, if it has any. Raises `UsageError`."""
+    count = body.get("replicas")
+    if count is not None and (type(count) is not int or count < 0):
+        raise UsageError(f"{place}: replicas is {count!r}", hint="write a whole number, or leave it out")
+    return body
 
 
 def write_services(document: Mapping[str, Any], services: Iterable[Service]) -> None:

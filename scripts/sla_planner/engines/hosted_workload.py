@@ -165,12 +165,19 @@ def _gpus_of_pods(document: Document) -> list[int]:
     spec = document.get("spec") or {}
     group = spec.get("leaderWorkerTemplate")
     if isinstance(group, dict):
-        size, worker = int(group.get("size", 1)), _gpus(group.get("workerTemplate"))
+        size, worker = _count(document, group, "size"), _gpus(group.get("workerTemplate"))
         leader = _gpus(group["leaderTemplate"]) if "leaderTemplate" in group else worker
         found = [leader, *[worker] * (size - 1)]
     else:
-        found = [_gpus(pod) for pod in _pods(document)] * int(spec.get("replicas", 1))
+        found = [_gpus(pod) for pod in _pods(document)] * _count(document, spec, "replicas")
     return [gpus for gpus in found if gpus]
+
+
+def _count(document: Document, section: Mapping[str, Any], key: str) -> int:
+    count = section.get(key, 1)
+    if type(count) is not int or count < 0:
+        raise UsageError(f"{key} of {_called(document)} in the workload is {count!r}", hint="write a whole number, or leave it out")
+    return count
 
 
 def _gpus(pod: Any) -> int:

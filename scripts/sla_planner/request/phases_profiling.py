@@ -20,12 +20,10 @@ from sla_planner.request.seen import JobSeen, JobState, ProfileSeen, Progress
 from sla_planner.request.spec import Method, Request
 from sla_planner.request.status import IMAGE_NOT_PULLED, SUB_PHASES, Condition, Kind, Outcome, State, one_line, reason_of
 
-_IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"})
-
 
 def profiling(case: Case, request: Request, job: JobSeen, now: str) -> Outcome:
     """The Job has not ended. An image has the limit from when it was first not pulled: a pod may have waited for other things, or be a new one."""
-    not_pulled = job.state is JobState.WAITING and job.trouble_reason in _IMAGE_REASONS
+    not_pulled = job.state is JobState.WAITING and job.no_image
     if not_pulled and min(job.waiting_s, case.before.not_pulled_s(now)) > case.settings.image_limit_s:
         return _image_failed(case, request, job)
     valid, events = validated(case, request)
@@ -138,7 +136,7 @@ def _progress(progress: Progress) -> dict[str, Any]:
 def _where(case: Case, request: Request, job: JobSeen, phase: str) -> tuple[str, str]:
     """(reason, message) of the condition while it goes on."""
     if job.trouble:
-        reason = IMAGE_NOT_PULLED if job.trouble_reason in _IMAGE_REASONS else reason_of(job.trouble_reason or "PodNotRunning")
+        reason = IMAGE_NOT_PULLED if job.no_image else reason_of(job.trouble_reason or "PodNotRunning")
         return reason, f"the pod of Job {job.name} does not run: {one_line(job.trouble)}; {_remedy(case, request, job, reason)}"
     if job.state is JobState.WAITING:
         return "Initializing", f"Job {job.name} is made and starts"

@@ -38,8 +38,8 @@ class Progress:
 class JobSeen:
     """The Job of this request's name. `ours`: made for this very request (its uid). `verdict`: the sweep's last line; `exit_code`: of its container.
 
-    `trouble`: why its pod does not start or run, in words, and `trouble_reason` (Unschedulable, ImagePullBackOff ...);
-    `waiting_s`: how long that pod waits, for whatever.
+    `trouble`: why its pod does not start or run, in words, and `trouble_reason` (Unschedulable, FailedMount ...); `no_image`: an image is
+    not pulled; `waiting_s`: how long that pod waits, for whatever.
     """
 
     name: str
@@ -49,6 +49,7 @@ class JobSeen:
     exit_code: int | None = None
     trouble: str = ""
     trouble_reason: str = ""
+    no_image: bool = False
     waiting_s: float = 0.0
     progress: Progress | None = None
 

@@ -129,7 +129,10 @@ def _traffic(flags: dict[str, Any], seed: int) -> tuple[str, Trace]:
     if file and scenario:
         raise UsageError("--trace and --scenario are both given", hint="choose one")
     if file:
-        trace, words = read_trace(sample_trace_path() if file == SAMPLE else Path(file)), [file]
+        path = sample_trace_path() if file == SAMPLE else Path(file)
+        if not path.is_file():
+            raise UsageError(f"--trace: there is no file {file}", hint=f"give one, or {SAMPLE}, the trace that ships with the program")
+        trace, words = read_trace(path), [file]
     else:
         scenario = scenario or SCENARIOS[0]
         trace, words = PATTERNS[scenario](), [scenario]

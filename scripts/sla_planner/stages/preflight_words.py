@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sla_planner.errors import PlannerError
 from sla_planner.preflight.checks import exit_code_of, verdict_of
 from sla_planner.preflight.finding import Area, Finding, Severity
 
@@ -55,6 +56,11 @@ def as_json(findings: Sequence[Finding], namespace: str) -> dict[str, Any]:
             for each in findings
         ],
     }
+
+
+def nothing_as_json(error: PlannerError, namespace: str) -> dict[str, Any]:
+    """The same object where nothing could be looked at; `error` says why."""
+    return {"namespace": namespace, "verdict": "nothing was looked at", "exit_code": error.exit_code, "error": str(error), "findings": []}
 
 
 def _told(finding: Finding) -> Iterator[str]:

@@ -12,7 +12,7 @@ from sla_planner.cluster.api import KubernetesApi, connect
 from sla_planner.cluster.host import PATIENCE_S, HostOptions, KubernetesHost
 from sla_planner.cluster.host_rights import Right, check_rights
 from sla_planner.cluster.leftovers import Holder, this_sweep
-from sla_planner.cluster.publication import FEASIBLE, PROFILE_DIGEST, publish
+from sla_planner.cluster.publication import FEASIBLE, PROFILE_DIGEST, Publication, publish
 from sla_planner.cluster.resources import CONFIG_MAPS
 from sla_planner.engines.backend import Backend
 from sla_planner.engines.hosted import HostedLauncher, Recipe
@@ -59,6 +59,6 @@ class Cluster:
             MODEL: result.profile.provenance.model,
             MEASURED_AT: result.profile.provenance.measured_at,
         }
-        labels, existing_only = self._holder.labels(__version__), self._config.publish_existing_only
-        keys = publish(self._api, name, twins, {PROFILE_JSON: whole}, labels=labels, annotations=annotations, existing_only=existing_only)
+        publication = Publication(twins, {PROFILE_JSON: whole}, self._holder.labels(__version__), annotations)
+        keys = publish(self._api, name, publication, existing_only=self._config.publish_existing_only)
         return f"ConfigMap {name} in namespace {self._api.namespace} holds the profile: {', '.join(keys)}"

@@ -31,7 +31,7 @@ from sla_planner.request.made import Maker
 from sla_planner.request.makers import Makers
 from sla_planner.request.phases import Case
 from sla_planner.requests_config import RequestsConfig
-from sla_planner.stages.reconcile_requests_reading import allowed, reading
+from sla_planner.stages.reconcile_requests_reading import allowed, check_planner_args, reading
 
 LOG = logging.getLogger("sla_planner.requests")
 RETRY_S = 5.0
@@ -183,7 +183,8 @@ class Reconciler:
 
 
 def open_reconciler(config: RequestsConfig) -> Reconciler:
-    """Nothing is sent yet. Raises `UsageError` when there is no cluster to talk to."""
+    """Nothing is sent yet. Raises `UsageError` when there is no cluster to talk to, and for settings that no planner could be made with."""
+    check_planner_args(config.planner_arg)
     api = connect(namespace=config.namespace, context=config.context)
     rules, settings = allowed(), config.settings()
     sight = Sight(api, settings, lambda found: reading(found, rules), base_manifest)

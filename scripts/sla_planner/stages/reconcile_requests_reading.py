@@ -5,8 +5,10 @@ Settings that follow from the request are not for it to set twice; neither are t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import click
 
 from sla_planner.cluster.requests_seen import Reading
 from sla_planner.cluster.resources import Object
@@ -16,6 +18,7 @@ from sla_planner.errors import UsageError
 from sla_planner.planner_config import PlannerConfig
 from sla_planner.request.read import Allowed, InvalidRequestError, read
 from sla_planner.request.spec import Fault
+from sla_planner.stages.planner import command as planner_command
 
 _SLA, _DEPLOYMENT, _INSTALLED = "the request's SLA", "the deployment that is generated", "whoever installed the reconciler"
 _FIXED = {
@@ -51,6 +54,17 @@ def faults_of(settings: Mapping[str, Any]) -> tuple[Fault, ...]:
     faults = tuple(fault for name, value in settings.items() if (fault := _fault({name: value}, name)))
     together = None if faults else _fault(settings, next(iter(settings), ""))
     return faults or ((together,) if together else ())
+
+
+def check_planner_args(arguments: Sequence[str]) -> None:
+    """Those of every generated planner. Raises `UsageError` for what it would end with at its start."""
+    try:
+        flags = planner_command.make_context("planner", list(arguments)).params
+        load(PlannerConfig, {**flags, **{name: value for name, value in _ENOUGH.items() if not flags.get(name)}}, {})
+    except click.ClickException as error:
+        raise UsageError(f"--planner-arg: {error.format_message().rstrip('.')}", hint="sla-planner planner --help lists all flags") from None
+    except UsageError as error:
+        raise UsageError(f"--planner-arg: {error.message}", hint=error.hint) from None
 
 
 def _fault(settings: Mapping[str, Any], name: str) -> Fault | None:

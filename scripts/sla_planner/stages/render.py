@@ -51,10 +51,27 @@ def _write_one(folder: Path, name: str, files: tuple[str, ...], settings: tuple[
             raise UsageError(f"--set {setting}: no value", hint="write NAME=VALUE")
         values[key] = template.value(key, text)
     rendered = template.render(map(Path, files), values)
+    _check_requests(rendered)
     if output == "-":
         click.echo(rendered, nl=False)
     else:
         write_text(output, rendered)
+
+
+def _check_requests(rendered: str) -> None:
+    """What the reconciler would refuse is told before somebody applies it."""
+    import yaml
+
+    from sla_planner.errors import UsageError
+    from sla_planner.request.spec import Request
+
+    for found in yaml.safe_load_all(rendered):
+        if isinstance(found, dict) and found.get("kind") == "DynamoGraphDeploymentRequest":
+            from sla_planner.stages.reconcile_requests_reading import allowed, reading
+
+            read = reading({**found, "metadata": {"namespace": "default", **found["metadata"]}}, allowed())
+            if not isinstance(read, Request):
+                raise UsageError(f"these values make a request that is refused: {' | '.join(map(str, read))}")
 
 
 def _write_all(folder: Path) -> None:
