@@ -185,7 +185,7 @@ def _latency_panel(ax: Axes, latency: _Latency, start_s: Floats, end_s: float, u
     ax.step(at, p50, where="post", color=INK, linewidth=0.7, label="p50")
     never = np.isinf(latency.p99_ms)
     if never.any():
-        look = {"color": MISS, "markersize": 4, "markeredgewidth": 0.6, "label": "more than 1 % never answered"}
+        look: dict[str, Any] = {"color": MISS, "markersize": 4, "markeredgewidth": 0.6, "label": "more than 1 % never answered"}
         ax.plot(start_s[never] / unit_s, np.full(int(never.sum()), 0.96), "|", transform=ax.get_xaxis_transform(), **look)
     ax.axhline(latency.promised_ms, color=MISS, linewidth=1.0, linestyle=(0, (4, 3)))
     ax.annotate(f"promised\n{latency.promised_ms:g} ms", (1.0, latency.promised_ms), xycoords=ax.get_yaxis_transform(), **BESIDE, color=MISS)

@@ -58,7 +58,7 @@ def run(loaded: Loaded[SimulateConfig]) -> None:
     _check_output(config.output_dir)
     if not COMPILES:
         log.warning(NO_NUMBA)
-    traffic = traffic_of(config)
+    traffic = _read(config)
     log.info("%s requests over %.1f h: %s", f"{len(traffic.trace):,}", traffic.trace.end_s / 3600, traffic.words)
     start = Workers(*(config.first_workers or _first_fleet(traffic.trace, basis.engine, basis.settings)))
     scenario = Scenario(traffic.trace, basis.engine, start, config.options, traffic.duration_s)
@@ -72,6 +72,16 @@ def run(loaded: Loaded[SimulateConfig]) -> None:
     if config.output_dir is not None:
         _write(comparison, config.output_dir)
     click.echo(json.dumps(document(comparison)) if config.json_output else text(comparison))
+
+
+def _read(config: SimulateConfig) -> Traffic:
+    with ComparisonProgress(1, (), sys.stderr) as progress:
+        if config.from_prometheus is not None:
+            progress.begin("reading Prometheus")
+        traffic = traffic_of(config, lambda share: progress("Prometheus", share))
+    for warning in traffic.warnings:
+        log.warning("%s", warning)
+    return traffic
 
 
 def _chosen(config: SimulateConfig) -> dict[str, Contestant]:
