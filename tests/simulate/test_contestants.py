@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -23,7 +24,7 @@ SLA = Sla(ttft_ms=500, itl_ms=20, attainment=0.99)
 HEARD: dict[str, list[float]] = {}
 CONTEST = Contest(
     Scenario(
-        read_trace(sample_trace_path()).window(600, 2100).scaled(5, seed=1),
+        read_trace(sample_trace_path()).window(600, 2100).scaled(12, seed=1),
         engine_of(read_profile(sample_profile_dir())),
         Workers(3, 3),
         ClusterOptions(startup=Startup(60.0)),
@@ -86,3 +87,13 @@ def test_no_autoscaler_grows_beyond_one_and_a_half_times_the_fixed_fleet(name: s
     most = result.course.asked[1:].max(axis=0)  # after the start, which is nobody's choice
     assert most[0] <= -(-3 * fixed["prefill"] // 2)
     assert most[1] <= -(-3 * fixed["decode"] // 2)
+
+
+def test_a_fixed_fleet_stays_within_the_clusters_gpus() -> None:
+    """One GPU less than it would need: it gets no more, and does not reach the goal."""
+    needed = int(sum(_entry("static").settings.values()))
+    options = replace(CONTEST.scenario.options, max_gpus=needed - 1)
+    contest = replace(CONTEST, scenario=replace(CONTEST.scenario, options=options, start=Workers(1, 1)))
+    entry = CONTESTANTS["static"](contest)
+    assert not entry.reached
+    assert entry.score.gpu_hours <= (needed - 1) * CONTEST.scenario.end_s / 3600 + 1e-9

@@ -32,7 +32,7 @@ from sla_planner.simulate.policies.planner import Planner
 from sla_planner.simulate.policies.static import Static
 from sla_planner.simulate.policies.threshold import CUSTOMARY_KV, CUSTOMARY_QUEUE, Threshold, Thresholds
 from sla_planner.simulate.policy import Policy, Workers
-from sla_planner.simulate.run import run
+from sla_planner.simulate.run import Scenario, run
 from sla_planner.simulate.score import score
 from sla_planner.simulate.true_work import bins_of, true_work
 
@@ -41,13 +41,13 @@ S = TypeVar("S")
 MOST_OF_STATIC = 1.5
 
 HPA_PREFILL = (
-    (Metric.UTILISATION, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)),
+    (Metric.UTILISATION, tuple(round(0.9 - 0.05 * step, 2) for step in range(15))),  # 0.9 .. 0.2
     (Metric.WAITING, (32.0, 16.0, 8.0, 4.0, 2.0, 1.0, 0.5)),
     (Metric.UNANSWERED, (64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.0)),
 )
 HPA_DECODE = (
-    (Metric.KV_USAGE, (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.11, 0.08, 0.06, 0.04)),
-    (Metric.RUNNING, (512.0, 384.0, 256.0, 192.0, 128.0, 96.0, 64.0, 48.0, 32.0, 16.0, 8.0)),
+    (Metric.KV_USAGE, (0.8, 0.7, 0.6, 0.5, 0.4, 0.35, 0.3, 0.25, 0.2, 0.17, 0.15, 0.13, 0.11, 0.1, 0.09, 0.08, 0.07, 0.06, 0.05, 0.04)),
+    (Metric.RUNNING, (512.0, 384.0, 256.0, 192.0, 160.0, 128.0, 112.0, 96.0, 80.0, 64.0, 56.0, 48.0, 40.0, 32.0, 24.0, 16.0, 8.0)),
 )
 CUSTOMARY_UTILISATION, CUSTOMARY_KV_USAGE = Target(Metric.UTILISATION, 0.6), Target(Metric.KV_USAGE, 0.7)
 HEADROOMS = tuple(round(1.0 + 0.1 * step, 1) for step in range(26))  # 1.0 .. 3.5
@@ -64,7 +64,7 @@ def slaplanner(contest: Contest) -> Entry:
 
 def static(contest: Contest) -> Entry:
     fleet, tried = _static_fleet(contest)
-    from_the_start = replace(contest, scenario=replace(contest.scenario, start=fleet))
+    from_the_start = replace(contest, scenario=replace(contest.scenario, start=_start(contest.scenario, fleet)))
     return replace(_as_it_is(from_the_start, Static(fleet)), knows=Knows.HINDSIGHT, tried=tried)
 
 
@@ -180,10 +180,16 @@ def _static_fleet(contest: Contest) -> tuple[Workers, int]:
         prefill=[_workers(work.prefill_load(BIN_S, bins), arrivals, contest.goal)],
         decode=[_workers(work.decode_load(BIN_S, bins), arrivals, contest.goal)],
         policy=lambda prefill, decode: Static(Workers(prefill, decode)),
-        start=Workers,
+        start=lambda prefill, decode: _start(contest.scenario, Workers(prefill, decode)),
     )
     entry = cheapest(contest, space)
     return Workers(entry.settings["prefill"], entry.settings["decode"]), entry.tried
+
+
+def _start(scenario: Scenario, fleet: Workers) -> Workers:
+    """`fleet`, where the cluster has room for it."""
+    gpus = fleet.prefill * scenario.engine.prefill.gpus + fleet.decode * scenario.engine.decode.gpus
+    return fleet if scenario.options.max_gpus is None or gpus <= scenario.options.max_gpus else scenario.start
 
 
 def _workers(load: npt.NDArray[np.float64], arrivals: npt.NDArray[np.int64], goal: float) -> Ladder[int]:

@@ -149,8 +149,8 @@ class _Search(Generic[S]):
 
     def _prefill_part(self, rung: _Rung) -> _Part:
         if rung not in self._prefill:
-            any_decode = self._space.decode[0].rungs[-1]
-            result = self._run(self._answers_of_one, self._of(self._space.prefill, rung), any_decode)[1]
+            idle_decode = self._space.decode[0].rungs[0]
+            result = self._run(self._answers_of_one, self._of(self._space.prefill, rung), idle_decode)[1]
             self._prefill[rung] = self._part(inside(result, self._sla), result.gpu_hours_prefill)
         return self._prefill[rung]
 
