@@ -28,6 +28,27 @@ def test_a_csv_is_read_by_column_name(tmp_path, name):
     assert columns(read_trace(path)) == ([0.0, 4.315], [374, 396], [44, 109])
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["isl,arrival_s, osl,who", "7,0,5,a", "9,1e1,6,b,c"],
+        ["arrival_s,isl,osl", "", "0, 1 ,1", "", "1_0,2,+2", ""],
+        ["arrival_s,isl,osl", '"0","1","1"', "2.5,10,3"],
+        ['"arrival_s",isl,osl', "0,1,1"],
+        ["arrival_s,isl,osl,isl", "0,1,1,900"],
+    ],
+)
+def test_plain_numbers_and_the_careful_way_read_the_same(tmp_path, monkeypatch, lines, line_end):
+    path = tmp_path / "t.csv"
+    path.write_bytes(line_end.join(lines).encode())
+    both = []
+    for _ in range(2):
+        both.append(read_trace(path))
+        monkeypatch.setattr("sla_planner.traffic.trace._plain_csv", lambda _text: None)
+    assert all(np.array_equal(getattr(both[0], name), getattr(both[1], name)) for name in ("arrival_s", "isl_tokens", "osl_tokens"))
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_a_mooncake_trace_counts_milliseconds(tmp_path, name):
     lines = [

@@ -312,8 +312,9 @@ def _drawn(random: np.random.Generator, count: int, lengths: LengthHistogram) ->
     ranks = random.permutation((np.arange(count) + random.random()) / count)  # evenly over the histogram, so that few requests have its mean too
     below = np.cumsum(requests_in) / requests_in.sum()
     bucket = np.minimum(np.searchsorted(below, ranks, side="right"), len(high) - 1)
-    tokens = low[bucket] + (high[bucket] - low[bucket]) * random.random(count) ** power
-    return np.clip(np.rint(tokens), 1, MAX_LENGTH_TOKENS).astype(np.int64)
+    tokens: _Floats = low[bucket] + (high[bucket] - low[bucket]) * random.random(count) ** power
+    drawn: npt.NDArray[np.int64] = np.clip(np.rint(tokens), 1, MAX_LENGTH_TOKENS).astype(np.int64)
+    return drawn
 
 
 def total_gap_s(gaps: Iterable[Gap]) -> float:

@@ -15,6 +15,7 @@ import gzip
 import io
 import json
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,10 @@ def read_trace(path: Path) -> Trace:
     readers = {"csv": _csv_rows, "jsonl": _jsonl_rows}
     if kind not in readers:
         raise TraceError(f"{path}: unknown trace format", hint="give a .csv, .csv.gz, .jsonl or .jsonl.gz file")
-    rows = list(readers[kind](_text(path), str(path)))
+    text = _text(path)
+    if kind == "csv" and (plain := _plain_csv(text)) is not None:
+        return plain
+    rows = list(readers[kind](text, str(path)))
     if not rows:
         raise TraceError(f"{path}: holds no request", hint="give a trace with at least one line of data")
     lines, *columns = zip(*rows, strict=True)
@@ -136,6 +140,23 @@ def _text(path: Path) -> str:
         raise TraceError(
             f"{path}: line {line}: byte {content[error.start]:#04x} is not UTF-8", hint="save the file as UTF-8; a gzip file's name ends in .gz"
         ) from error
+
+
+def _plain_csv(text: str) -> Trace | None:
+    """A file of plain numbers, five times as fast as line by line. None for whatever is not that: the reader of lines knows why, and where."""
+    header, _, body = text.partition("\n")
+    names = [name.strip() for name in header.split(",")]
+    if not body or any(name not in names for name in _COLUMNS):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of an empty body
+            columns = np.loadtxt(
+                io.StringIO(body), delimiter=",", comments=None, usecols=[names.index(name) for name in _COLUMNS], ndmin=2, unpack=True
+            )
+        return Trace(*columns)
+    except (ValueError, UserWarning, TraceError):
+        return None
 
 
 _Row = tuple[int, float, float, float]  # line, arrival, ISL, OSL
