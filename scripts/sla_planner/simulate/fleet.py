@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,32 @@ from sla_planner.simulate.options import ClusterOptions, Spread
 from sla_planner.traffic.trace import Trace
 
 FIRST_SLOTS = 16
+
+
+class Fleet(Protocol):
+    """A prefill and a decode role under one trace: `SimulatedFleet`, or what estimates it."""
+
+    now_s: float
+    core: Core
+
+    def __init__(self, trace: Trace, engine: Engine, options: ClusterOptions, *, prefill: int, decode: int) -> None: ...
+
+    @property
+    def launches(self) -> int: ...
+
+    def advance(self, until_s: float) -> None: ...
+
+    def scale(self, prefill: int, decode: int) -> None: ...
+
+    def counts(self, role: Role) -> WorkerCounts: ...
+
+    def gpu_seconds(self, role: Role) -> float: ...
+
+    def prefill_busy_s(self) -> float: ...
+
+    def decode_batches(self) -> npt.NDArray[np.int64]: ...
+
+    def decode_kv_usage(self) -> npt.NDArray[np.float64]: ...
 
 
 @dataclass(slots=True)

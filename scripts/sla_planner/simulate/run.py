@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sla_planner.model.engine import Engine
 from sla_planner.plan.decision import Role
-from sla_planner.simulate.fleet import SimulatedFleet
+from sla_planner.simulate.fleet import Fleet, SimulatedFleet
 from sla_planner.simulate.options import ClusterOptions
 from sla_planner.simulate.policy import Policy, Seen, Workers
 from sla_planner.simulate.scrape import Scrapes
@@ -68,9 +68,9 @@ class RunResult:
         return self.gpu_hours_prefill + self.gpu_hours_decode
 
 
-def run(scenario: Scenario, policy: Policy, progress: Callable[[float], None] | None = None) -> RunResult:
-    """`policy` on `scenario`. `progress` is told the simulated second now and then."""
-    fleet = SimulatedFleet(scenario.trace, scenario.engine, scenario.options, prefill=scenario.start.prefill, decode=scenario.start.decode)
+def run(scenario: Scenario, policy: Policy, progress: Callable[[float], None] | None = None, *, cluster: type[Fleet] = SimulatedFleet) -> RunResult:
+    """`policy` on `scenario`. `progress` is told the simulated second now and then. `cluster`: event by event, or an estimate (`fluid`)."""
+    fleet = cluster(scenario.trace, scenario.engine, scenario.options, prefill=scenario.start.prefill, decode=scenario.start.decode)
     scrapes = Scrapes(scenario.options, fleet.core.edges)
     scrapes.take(fleet)
     scrape_s, end_s = scenario.options.metrics.scrape_s, scenario.end_s
@@ -106,7 +106,7 @@ def _pair(workers: Workers) -> tuple[int, int]:
     return workers.prefill, workers.decode
 
 
-def _result(policy: str, fleet: SimulatedFleet, hours: dict[Role, float], course: Course) -> RunResult:
+def _result(policy: str, fleet: Fleet, hours: dict[Role, float], course: Course) -> RunResult:
     core = fleet.core
     gaps = core.osl - 1
     itl_s = np.where(gaps > 0, (core.finish_s - core.first_token_s) / np.maximum(gaps, 1), math.nan)

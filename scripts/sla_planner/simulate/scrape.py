@@ -23,7 +23,7 @@ from sla_planner.model.metric_family import Measure
 from sla_planner.model.sla import Sla
 from sla_planner.plan.observation import TrafficWindow, unknown_traffic
 from sla_planner.simulate import events
-from sla_planner.simulate.fleet import SimulatedFleet
+from sla_planner.simulate.fleet import Fleet
 from sla_planner.simulate.options import ClusterOptions
 
 STALE_S = 300.0  # Prometheus answers with a sample up to so old
@@ -78,7 +78,7 @@ class Scrapes:
         self._busy_s = 0.0
         self._family = metric_family("dynamo")
 
-    def take(self, fleet: SimulatedFleet) -> None:
+    def take(self, fleet: Fleet) -> None:
         """Scrape everything now, or lose it."""
         busy_s, before_s = fleet.prefill_busy_s(), self._busy_s
         self._busy_s = busy_s
