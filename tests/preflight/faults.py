@@ -408,7 +408,7 @@ FAULTS = {
         *("last-decision", "is 60 min old", f"{K} logs --selector"),
     ),
     "a Lease of the dead": warning(
-        lambda it: it.edit("leases", "planner", spec(renewTime=stamp(300))), "lease", "was renewed 300 s ago", f"{K} get deployment planner"
+        lambda it: it.edit("leases", "planner", spec(renewTime=stamp(300))), "lease", "s ago, and it lasts 15 s", f"{K} get deployment planner"
     ),
     "a policy that cuts Prometheus off": warning(
         lambda it: it.edit("networkpolicies", "planner", lambda found: found["spec"]["egress"].pop(2)),

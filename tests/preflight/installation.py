@@ -146,7 +146,8 @@ class Installation(ApiStandIn):
 
     def allowed(self, account: str, asked: Object) -> bool:
         """By the Roles and ClusterRoles that are bound to the account."""
-        bindings = (*self._of(ROLE_BINDINGS, HERE), *self._of(CLUSTER_ROLE_BINDINGS, ""))
+        place = asked.get("namespace") or HERE
+        bindings = (*self._of(ROLE_BINDINGS, place), *self._of(CLUSTER_ROLE_BINDINGS, ""))
         bound = {each["roleRef"]["name"] for each in bindings if any(subject["name"] == account for subject in each["subjects"])}
         resource = asked["resource"] + (f"/{asked['subresource']}" if asked.get("subresource") else "")
         return any(
@@ -154,7 +155,7 @@ class Installation(ApiStandIn):
             and resource in rule["resources"]
             and asked["verb"] in rule["verbs"]
             and ("resourceNames" not in rule or asked.get("name") in rule["resourceNames"])
-            for role in (*self._of(ROLES, HERE), *self._of(CLUSTER_ROLES, ""))
+            for role in (*self._of(ROLES, place), *self._of(CLUSTER_ROLES, ""))
             if role["metadata"]["name"] in bound
             for rule in role["rules"]
         )

@@ -139,7 +139,7 @@ FAULTS: dict[str, Fault] = {
         *("rights-of-planner", "may not get and update leases.coordination.k8s.io chat", "--verb=get,update --resource=leases.coordination.k8s.io"),
     ),
     "a Lease that nobody renews": warning(
-        lambda it: leased(it, renewTime=stamp(300)), "lease", "was renewed 300 s ago", f"{K} describe dynamographdeployment {GRAPH}"
+        lambda it: leased(it, renewTime=stamp(300)), "lease", "s ago, and it lasts 15 s", f"{K} describe dynamographdeployment {GRAPH}"
     ),
     "a policy that cuts Prometheus off": warning(
         also(lambda it: it.edit("networkpolicies", "planner", lambda found: found["spec"]["egress"].pop(2))),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from tests.manifests.objects import ROOT
 from tests.preflight.faults import claim, settings
 from tests.preflight.installation import GRAPH, HERE
-from tests.preflight.looking import grave, looker, named_by_kubeconfig, unseen
+from tests.preflight.looking import assert_can_be_typed, grave, looker, named_by_kubeconfig, unseen
 
 from sla_planner.cli import run
 
@@ -276,6 +277,24 @@ def test_what_who_works_on_requests_may_not_see_of_the_cluster_is_told(requests,
     (told,) = grave(findings)
     assert (code, told["check"], told["severity"]) == (0, "view-of-reconcile-requests", "warning")
     assert words in told["what"]
+
+
+def test_what_who_works_on_requests_may_not_do_where_one_is_deployed_into(requests, preflight):
+    spec = {"model": "m", "backend": "vllm", "profilingConfig": {}, "deploymentOverrides": {"namespace": "chat"}}
+    requests.put({"apiVersion": "nvidia.com/v1beta1", "kind": "DynamoGraphDeploymentRequest", "metadata": {"name": "x"}, "spec": spec})
+    code, findings = preflight()
+    (told,) = grave(findings)
+    assert (code, told["check"]) == (2, "rights-elsewhere")
+    assert "may not get namespaces, create and get dynamographdeployments.nvidia.com" in told["what"]
+    assert "in namespace chat" in told["what"]
+    assert_can_be_typed(told["fix"].partition(" && ")[0])
+    for kind in ("role", "rolebinding"):
+        file = ROOT / f"manifests/components/deployment-requests-target-namespace/objects/{kind}.yaml"
+        found = yaml.safe_load(file.read_text())
+        for subject in found.get("subjects", ()):
+            subject["namespace"] = HERE
+        requests.put(found, namespace="chat")
+    assert grave(preflight()[1]) == []
 
 
 def test_beside_an_operator_too_somebody_has_to_work_on_annotated_requests(requests, preflight):

@@ -121,6 +121,7 @@ def namespace_facts(reader: Reader, *, claim: str | None) -> NamespaceFacts:
         policies=reader.all_of(POLICIES),
         autoscalers=reader.all_of(AUTOSCALERS),
         scaled_objects=reader.all_of(SCALED_OBJECTS),
+        deployed_into=_deployed_into(reader),
     )
 
 
@@ -190,6 +191,14 @@ def _graphs(reader: Reader) -> Documents:
         if found:
             return found
     return ()
+
+
+def _deployed_into(reader: Reader) -> tuple[str, ...] | Unread:
+    requests = next((found for resource in (REQUESTS_BETA, REQUESTS_ALPHA) if (found := reader.all_of(resource))), ())
+    if isinstance(requests, Unread):
+        return requests
+    named = (((each.get("spec") or {}).get("deploymentOverrides") or {}).get("namespace") for each in requests)
+    return tuple(sorted({str(each) for each in named if each} - {reader.api.namespace}))
 
 
 def _graph(found: Mapping[str, Any]) -> GraphFacts:

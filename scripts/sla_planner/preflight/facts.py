@@ -160,7 +160,7 @@ class GraphFacts:
 class NamespaceFacts:
     """`document` None: there is no such namespace. `graph_planners`: services of graphs that are planners of ours.
 
-    `secrets`, `config_maps`: of those that are named, the keys.
+    `secrets`, `config_maps`: of those that are named, the keys. `deployed_into`: other namespaces that requests of this one are deployed into.
     """
 
     name: str
@@ -182,18 +182,30 @@ class NamespaceFacts:
     policies: Documents = ()
     autoscalers: Documents = ()
     scaled_objects: Documents = ()
+    deployed_into: tuple[str, ...] | Unread = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RightsElsewhere:
+    """Of who works on requests, in another namespace. `grant`: the command that gives them, for whoever may."""
+
+    namespace: str
+    granted: Mapping[Right, bool] | Unread
+    grant: str
 
 
 @dataclass(frozen=True, slots=True)
 class RightsFacts:
     """By name of a ServiceAccount, what it may do of what its stage needs. `own`: of whoever runs this, what carries files to and from the volume.
 
-    `sweep_ways`: the sweep works with any one of these sets. `reconciler_view`: of the cluster, for who works on requests.
+    `sweep_ways`: the sweep works with any one of these sets. `reconciler_view`: of the cluster, for who works on requests;
+    `deployed_into`: of other namespaces.
     """
 
     accounts: Mapping[str, Mapping[Right, bool] | Unread] = field(default_factory=dict)
     sweep_ways: tuple[Mapping[Right, bool], ...] = ()
     reconciler_view: Mapping[Right, bool] | Unread | None = None
+    deployed_into: tuple[RightsElsewhere, ...] = ()
     own: Mapping[Right, bool] | Unread | None = None
 
 

@@ -190,6 +190,11 @@ def reconciler_view() -> tuple[Right, ...]:
     return tuple(rights_of(RECONCILER_VIEW))
 
 
+def target_rights() -> tuple[Right, ...]:
+    """Of who works on deployment requests, in another namespace that they are deployed into."""
+    return tuple(rights_of(ROLES["reconcile-requests-target"]))
+
+
 def volume_rights() -> tuple[Right, ...]:
     """Of people who run `inject-config` and `download-results` from outside."""
     return tuple(rights_of(ROLES["volume-access"]))

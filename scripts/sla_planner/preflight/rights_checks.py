@@ -10,6 +10,7 @@ from sla_planner.preflight.finding import Area, Check, Finding
 from sla_planner.preflight.rights import Right
 
 OWN = Check("own-rights", Area.RIGHTS)
+ELSEWHERE = Check("rights-elsewhere", Area.RIGHTS)
 VIEW = Check("view-of-reconcile-requests", Area.RIGHTS)
 
 
@@ -54,6 +55,24 @@ def check_reconciler_view(facts: Facts) -> Iterator[Finding]:
     why = "; ".join(losses[right.plural] for right in missing)
     fix = "kubectl apply -k YOUR_OVERLAY    # with the component manifests/components/deployment-requests-cluster"
     yield VIEW.warning(f"the ServiceAccount {RECONCILER} may not {in_words(missing)}", why, fix)
+
+
+def check_deployed_into(facts: Facts) -> Iterator[Finding]:
+    """Other namespaces, where an administrator has to grant what the reconciler needs."""
+    places = facts.namespace.deployed_into
+    if isinstance(places, Unread):
+        yield ELSEWHERE.unchecked("into which other namespaces requests are deployed", places.because)
+    for each in facts.rights.deployed_into:
+        there = each.namespace
+        if isinstance(each.granted, Unread):
+            yield ELSEWHERE.unchecked(f"what the ServiceAccount {RECONCILER} may do in namespace {there}", each.granted.because)
+            continue
+        missing = [right for right, allowed in each.granted.items() if not allowed]
+        if missing:
+            what = f"the ServiceAccount {RECONCILER} may not {in_words(missing)} in namespace {there}, into which requests are deployed"
+            yield ELSEWHERE.problem(what, "they wait (Pending, RightsMissing), or their deployment has no profile", each.grant)
+        else:
+            yield ELSEWHERE.ok(f"the ServiceAccount {RECONCILER} may deploy into namespace {there}")
 
 
 def check_own(facts: Facts) -> Iterator[Finding]:
@@ -111,4 +130,4 @@ def _grant(facts: Facts, account: str, missing: Iterable[Right]) -> str:
     return "\n".join(commands)
 
 
-CHECKS = (check_accounts_rights, check_reconciler_view, check_own)
+CHECKS = (check_accounts_rights, check_reconciler_view, check_deployed_into, check_own)

@@ -11,7 +11,7 @@ from sla_planner.cluster.resources import CONFIG_MAPS, SCALING_ADAPTERS
 from sla_planner.cluster.scale_reference import scale_reference
 from sla_planner.planner_config import CONFIG_MAP, PlannerConfig
 from sla_planner.preflight.cluster_checks import RECONCILER
-from sla_planner.preflight.facts import Facts, NamespaceFacts, PlannerFacts, RightsFacts, TargetFacts, Unread
+from sla_planner.preflight.facts import Facts, NamespaceFacts, PlannerFacts, RightsElsewhere, RightsFacts, TargetFacts, Unread
 from sla_planner.preflight.rights import (
     ADAPTERS,
     DYNAMO,
@@ -21,9 +21,11 @@ from sla_planner.preflight.rights import (
     reconciler_rights,
     reconciler_view,
     sweep_rights,
+    target_rights,
     volume_rights,
 )
 from sla_planner.preflight_config import PreflightConfig
+from sla_planner.request.made_names import granting
 from sla_planner.stages.preflight_settings import PLANNER, Settings, settings_of, settings_of_graphs
 from sla_planner.stages.preflight_targets import remembered, runs_in_a_pod, target_facts
 
@@ -86,6 +88,7 @@ def _rights(reader: Reader, namespace: NamespaceFacts, planners: Sequence[tuple[
     accounts: dict[str, Mapping[Right, bool] | Unread] = {}
     ways: tuple[Mapping[Right, bool], ...] = ()
     view: Mapping[Right, bool] | Unread | None = None
+    into: tuple[RightsElsewhere, ...] = ()
     needed: dict[str, list[Right]] = {}
     for settings, targets in planners:
         if settings.config and ("planner" in stages or namespace.graph_planners):
@@ -103,8 +106,13 @@ def _rights(reader: Reader, namespace: NamespaceFacts, planners: Sequence[tuple[
         continuous = any(each.stage == RECONCILER and each.kind == "Deployment" for each in workloads)
         accounts[RECONCILER] = account_may(reader, RECONCILER, reconciler_rights(continuous=continuous))
         view = account_may(reader, RECONCILER, reconciler_view())
+        places = () if isinstance(namespace.deployed_into, Unread) else namespace.deployed_into
+        into = tuple(
+            RightsElsewhere(there, account_may(reader, RECONCILER, target_rights(), there=there), granting(there, reader.api.namespace))
+            for there in places
+        )
     own = None if runs_in_a_pod() else own_rights(reader, volume_rights())
-    return RightsFacts(accounts, ways, view, own)
+    return RightsFacts(accounts, ways, view, into, own)
 
 
 def _planner_rights(planner: PlannerConfig, targets: Sequence[TargetFacts]) -> Sequence[Right]:
