@@ -29,7 +29,7 @@ def test_lines_for_a_log_come_now_and_then_and_estimate_what_can_be_estimated() 
         progress("static", 0.5)
     assert stream.getvalue().splitlines() == [
         "slaplanner (1 of 2): begins",
-        "slaplanner (1 of 2): 25%, about 6 min left",
+        "slaplanner (1 of 2): 25 %, about 6 min left",
         "hpa (2 of 2): begins",
         "hpa (2 of 2): searching the settings of static, 01:15 so far",
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,18 @@ def test_the_same_command_prints_the_same_bytes(trace: Path, capsys: pytest.Capt
     assert simulated(capsys, *flags, "--seed", "1")[0] != first
 
 
+def test_without_numba_it_says_so_and_prints_the_same(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--trace", trace, "--policy", "slaplanner", "--json")
+    program = "import sys; sys.modules['numba'] = None; from sla_planner import cli; sys.exit(cli.run(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "simulate", *MINUTES, *map(str, flags)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARN" in done.stderr
+    assert "pip install sla-planner[fast]" in done.stderr
+    assert done.stdout == simulated(capsys, *flags)[0]
+
+
 def test_the_table_reads_on_a_hundred_columns(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = simulated(capsys, "--trace", trace)
     assert max(map(len, out.splitlines())) <= 100
@@ -95,6 +109,14 @@ def test_a_policy_that_misses_the_goal_is_no_failure_and_is_marked(trace: Path, 
 def test_the_planner_decides_the_same_when_it_is_restarted(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--trace", trace, "--policy", "slaplanner", "--json")
     assert simulated(capsys, *flags, "--restart-every", "5m")[0] == simulated(capsys, *flags)[0]
+
+
+def test_a_planner_with_a_past_decides_otherwise(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rush = tmp_path / "rush.csv"
+    rush.write_text("arrival_s,isl,osl\n" + "".join(f"{number / 20},2000,100\n" for number in range(20_000)))
+    flags = ("--trace", trace, "--policy", "slaplanner", "--json")
+    fresh, warned = (json.loads(simulated(capsys, *each)[0])["policies"][0] for each in (flags, (*flags, "--warmup-trace", rush)))
+    assert warned["gpu_hours"] > fresh["gpu_hours"]
 
 
 def test_the_limits_of_a_planner_hold_here_too(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:

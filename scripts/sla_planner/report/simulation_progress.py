@@ -61,7 +61,7 @@ class ComparisonProgress:
             self._tell(f"searching the settings of {what}, {minutes(since_s)} so far")
             return
         left = time_left(since_s / share * (1 - share)) if LEAST_SHARE <= share < 1 else ""
-        self._tell(f"{min(share, 1.0):.0%}" + (f", {left}" if left else ""))
+        self._tell(f"{min(share, 1.0) * 100:.0f} %" + (f", {left}" if left else ""))
 
     def _tell(self, how_far: str) -> None:
         self._told_s = self._clock()
