@@ -188,11 +188,12 @@ class _Decode:
         core = self._core
         seconds = math.ceil(until_s - from_s)
         second_s = (until_s - from_s) / seconds
-        place = np.clip((core.first_token_s[begun] - from_s) / second_s, 0, seconds - 1e-9)
-        whole = place.astype(np.int64)
+        place = (core.first_token_s[begun] - from_s) / second_s  # some are up to a batch behind the end
+        whole = np.clip(place, 0, seconds - 1).astype(np.int64)
         coming = [np.bincount(whole, kind[begun], seconds).tolist() for kind in self._kinds]
         clock, ahead, stay_s = self._flow(workers, second_s, list(zip(*coming, strict=True)))
-        entered = np.interp(place, np.arange(seconds + 1), clock) + np.array(ahead)[whole]
+        behind = np.maximum(place - seconds, 0.0) * (clock[-1] - clock[-2])
+        entered = np.interp(place, np.arange(seconds + 1), clock) + behind + np.array(ahead)[whole]
         more = core.osl[begun] > 1
         requests = np.arange(begun.start, begun.stop)
         self._under_way = np.concatenate([self._under_way, requests[more]])
@@ -201,7 +202,7 @@ class _Decode:
         seconds_of = from_s + second_s * np.arange(seconds + 1)
         ended_s = np.interp(self._ends_at[over], clock, seconds_of)
         self._finish(requests[~more], core.first_token_s[begun][~more])
-        self._finish(self._under_way[over], ended_s)
+        self._finish(self._under_way[over], np.maximum(ended_s, core.first_token_s[self._under_way[over]]))
         self._under_way, self._ends_at = self._under_way[~over], self._ends_at[~over]
         left = np.minimum(self._ends_at - self._clock, core.osl[self._under_way])
         self.kv_tokens = float((core.isl[self._under_way] + core.osl[self._under_way] - left).sum())
