@@ -50,9 +50,9 @@ HPA_DECODE = (
     (Metric.RUNNING, (512.0, 384.0, 256.0, 192.0, 160.0, 128.0, 112.0, 96.0, 80.0, 64.0, 56.0, 48.0, 40.0, 32.0, 24.0, 16.0, 8.0)),
 )
 CUSTOMARY_UTILISATION, CUSTOMARY_KV_USAGE = Target(Metric.UTILISATION, 0.6), Target(Metric.KV_USAGE, 0.7)
-HEADROOMS = tuple(round(1.0 + 0.1 * step, 1) for step in range(26))  # 1.0 .. 3.5
+HEADROOMS = tuple(round(1.0 + 0.1 * step, 1) for step in range(41))  # 1.0 .. 5.0
 THRESHOLD_LOOPS_S = (60.0, 15.0)
-THRESHOLD_QUEUES = (5.0, 3.0, 2.0, 1.0, 0.5)  # spare may shrink until so many wait per worker: limit - trigger
+THRESHOLD_QUEUES = (5.0, 3.0, 2.0, 1.0, 0.5, 0.2, 0.1)  # spare may shrink until so many wait per worker: limit - trigger
 THRESHOLD_KV = (0.8, 0.6, 0.4, 0.3, 0.25, 0.2, 0.15, 0.11, 0.08, 0.05)  # limit; the trigger is the customary share of it
 CLAIRVOYANT_A = tuple(round(0.6 + 0.025 * step, 3) for step in range(77))  # 0.6 .. 2.5
 CLAIRVOYANT_B = (0.0, 0.25)
@@ -95,7 +95,8 @@ def dynamo06_headroom(contest: Contest) -> Entry:
     def policy(prefill: float, decode: float) -> Policy:
         return Dynamo06(contest.plan, engine, Headroom(prefill, decode), name=name)
 
-    return cheapest(contest, Space(name, prefill=[_middle(HEADROOMS)], decode=[_middle(HEADROOMS)], policy=policy))
+    headrooms = Ladder(HEADROOMS, HEADROOMS.index(2.0))
+    return cheapest(contest, Space(name, prefill=[headrooms], decode=[headrooms], policy=policy))
 
 
 def threshold(contest: Contest) -> Entry:
