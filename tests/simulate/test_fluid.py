@@ -195,8 +195,8 @@ def test_the_planner_never_asks_for_more_than_its_budget(shipped, course, budget
 @settings(max_examples=4, deadline=None)
 @given(course=rates(60))
 def test_the_planner_returns_to_the_floor_when_nobody_comes(shipped, course):
-    """Half an hour after the last request."""
-    assert planned(course, shipped, hours=1.5).course.asked[-1].tolist() == [1, 2]
+    """Half an hour after the last request, but for one worker of each role against the next leap."""
+    assert (planned(course, shipped, hours=1.5).course.asked[-1] <= (2, 3)).all()
 
 
 @settings(max_examples=4, deadline=None)
