@@ -2,9 +2,9 @@
 
     python tests/bench/bench_simulator.py [--quick]
 
-CPU time of one thread. Traffic is made up: arrivals over a day with a swing of 1 to 3, lengths as of a chat service; the engine is the shipped profile.
-Every table has a ratio to something measured in the same run. Python runs a piece of the same traffic, in a process of its own that has no numba.
-Compiling is not counted; it takes some 15 s once, and is kept on disk.
+CPU time of one thread. Traffic is made up: arrivals over a day with a swing of 1 to 3, lengths as of a chat service; the engine is the shipped
+profile. Every table has a ratio to something measured in the same run. Python runs a piece of the same traffic, in a process of its own that has
+no numba. Compiling is not counted; it takes some 15 s once, and is kept on disk.
 """
 
 from __future__ import annotations
@@ -110,9 +110,7 @@ class Timed:
 def print_day(effort: Effort) -> None:
     trace = day(effort.requests, HOURS)
     print(f"\nA whole day of {len(trace):,} requests, CPU s; allowed {DAY_S:g} with the planner\n")
-    print(
-        "| fleet | scraped every | policy | decisions | day | of it decisions | share | day / static on events |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| fleet | scrapes | policy | decisions | day | decisions take | share | day / static on events |\n|---|---|---|---|---|---|---|---|")
     fleets: list[tuple[str, type[Fleet], float]] = [("events", SimulatedFleet, 5.0), ("fluid", FluidFleet, 10.0)]
     first_s = 0.0
     for name, cluster, scrape_s in fleets if COMPILES else fleets[1:]:
@@ -121,7 +119,7 @@ def print_day(effort: Effort) -> None:
             timed = Timed(policy)
             took_s = cpu_s(lambda timed=timed, cluster=cluster, scenario=scenario: run(scenario, timed, cluster=cluster))
             first_s = first_s or took_s
-            said = f"{name} | {scrape_s:g} s | {policy.name} every {policy.interval_s:g} s"
+            said = f"{name} | every {scrape_s:g} s | {policy.name} every {policy.interval_s:g} s"
             cost = f"{took_s:.2f} | {timed.spent_s:.2f} | {timed.spent_s / took_s:.0%} | {took_s / first_s:.2f}"
             print(f"| {said} | {timed.decisions} | {cost} |", flush=True)
 
