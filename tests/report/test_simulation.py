@@ -11,7 +11,7 @@ import pytest
 
 from sla_planner.model.sla import Sla
 from sla_planner.report import simulation_page, simulation_plots
-from sla_planner.report.simulation import Comparison, FleetCourse, Load, Minutes, Outcome, Shown, document, headline, percent, ratio_of, text
+from sla_planner.report.simulation import Comparison, FleetCourse, Load, Minutes, Outcome, Shown, compared, document, headline, percent, text
 
 OURS = Outcome(
     policy="slaplanner",
@@ -107,8 +107,9 @@ def test_what_is_not_a_number_is_null(comparison: Comparison) -> None:
 
 
 def test_a_ratio_needs_the_planner() -> None:
-    assert ratio_of(50.0, [("slaplanner", 100.0), ("static", 50.0)]) == 0.5
-    assert ratio_of(50.0, [("static", 50.0)]) is None
+    alone, ours = Shown(replace(STATIC, ratio=None)), Shown(replace(OURS, ratio=None))
+    assert [shown.outcome.ratio for shown in compared([alone, ours])] == [pytest.approx(100 / 70), 1.0]
+    assert [shown.outcome.ratio for shown in compared([alone])] == [None]
 
 
 def test_the_page_stands_alone_and_escapes(comparison: Comparison) -> None:

@@ -139,8 +139,17 @@ def test_a_piece_of_the_trace(trace: Path, capsys: pytest.CaptureFixture[str]) -
     out, _ = simulated(capsys, "--trace", trace, "--start-s", "100", "--duration-s", "10m", "--policy", "static", "--json")
     told = json.loads(out)
     assert told["policies"][0]["requests"] == 300
-    assert told["traffic"] == "300 requests over 0.2 h (even.csv, 01:40 to 11:40)"
+    assert told["traffic"] == "300 requests over 10 min (even.csv, 01:40 to 11:40)"
     assert "shorter than the 10 minutes that are not scored" in told["warnings"][0]
+
+
+def test_a_single_request_is_judged_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "one.csv"
+    path.write_text("arrival_s,isl,osl\n0,100,1\n")
+    out, _ = simulated(capsys, "--trace", path, "--json", "--out", tmp_path / "out")
+    told = json.loads(out)
+    assert [(each["requests"], each["attainment"], each["itl_p50_ms"]) for each in told["policies"]] == [(1, 1.0, None), (1, 1.0, None)]
+    assert told["duration_s"] == 60
 
 
 def test_a_long_silence_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

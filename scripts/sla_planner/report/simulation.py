@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -255,7 +255,7 @@ def _wrapped(told: str, indent: str = "") -> str:
     return "\n".join(textwrap.wrap(printable(told), COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
 
 
-def ratio_of(own: float, outcomes: Sequence[tuple[str, float]]) -> float | None:
-    """`own` GPU-hours as a multiple of the planner's, where it is among `outcomes` (policy, GPU-hours)."""
-    ours = dict(outcomes).get(OURS)
-    return own / ours if ours else None
+def compared(policies: Sequence[Shown]) -> tuple[Shown, ...]:
+    """With the ratio of each to the planner, where it took part."""
+    ours = next((shown.outcome.gpu_hours for shown in policies if shown.outcome.policy == OURS), 0.0)
+    return tuple(replace(shown, outcome=replace(shown.outcome, ratio=shown.outcome.gpu_hours / ours if ours else None)) for shown in policies)

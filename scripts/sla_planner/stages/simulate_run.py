@@ -20,7 +20,7 @@ from sla_planner.model.engine import Engine
 from sla_planner.plan.peak import peak_fleet
 from sla_planner.plan.planner import warm_up
 from sla_planner.plan.settings import PlanSettings, RoleLimits
-from sla_planner.report.simulation import OURS, Comparison, Outcome, Shown, document, ratio_of, text
+from sla_planner.report.simulation import OURS, Comparison, Outcome, Shown, compared, document, text
 from sla_planner.report.simulation_page import html
 from sla_planner.report.simulation_progress import ComparisonProgress
 from sla_planner.simulate.compiled import COMPILES
@@ -31,11 +31,11 @@ from sla_planner.simulate.policy import Workers
 from sla_planner.simulate.run import Scenario
 from sla_planner.simulate.run import run as simulate
 from sla_planner.simulate.score import WARM_UP_S, score
-from sla_planner.simulate.true_work import true_work
+from sla_planner.simulate.true_work import TrueWork, true_work
 from sla_planner.simulate_config import SimulateConfig
 from sla_planner.stages.planner_basis import basis_of, warm_up_windows
 from sla_planner.stages.simulate_series import course_of, load_of, minutes_of
-from sla_planner.stages.simulate_traffic import Traffic, traffic_of
+from sla_planner.stages.simulate_traffic import Traffic, span, traffic_of
 from sla_planner.traffic.trace import Trace
 
 SEARCHED = frozenset({"static", "hpa", "dynamo06-headroom", "threshold", "clairvoyant"})  # nobody knows how many runs it will take
@@ -59,16 +59,18 @@ def run(loaded: Loaded[SimulateConfig]) -> None:
     if not COMPILES:
         log.warning(NO_NUMBA)
     traffic = _read(config)
-    log.info("%s requests over %.1f h: %s", f"{len(traffic.trace):,}", traffic.trace.end_s / 3600, traffic.words)
+    log.info("%s requests over %s: %s", f"{len(traffic.trace):,}", span(traffic.trace.end_s), traffic.words)
     start = Workers(*(config.first_workers or _first_fleet(traffic.trace, basis.engine, basis.settings)))
-    scenario = Scenario(traffic.trace, basis.engine, start, config.options, traffic.duration_s)
+    lasts_s = traffic.duration_s or max(traffic.trace.end_s, basis.settings.interval_s)
+    scenario = Scenario(traffic.trace, basis.engine, start, config.options, lasts_s)
     with ComparisonProgress(len(chosen), SEARCHED, sys.stderr) as progress:
         contest = Contest(scenario, basis.settings, config.goal or config.attainment, progress, _dynamo_engine(config))
-        entries = []
+        work = true_work(scenario, basis.settings.sla) if config.output_dir else None
+        shown = []
         for name, contestant in chosen.items():
             progress.begin(name)
-            entries.append(contestant(contest))
-    comparison = _comparison(loaded, traffic, contest, entries)
+            shown.append(_shown(contestant(contest), contest, work))  # and let its requests go: they are 60 MB for a busy day
+    comparison = _comparison(loaded, traffic, contest, compared(shown))
     if config.output_dir is not None:
         _write(comparison, config.output_dir)
     click.echo(json.dumps(document(comparison)) if config.json_output else text(comparison))
@@ -157,26 +159,19 @@ def _write(comparison: Comparison, folder: Path) -> None:
     log.info("Report: %s", folder / REPORT)
 
 
-def _shown(config: SimulateConfig, contest: Contest, entries: list[Entry]) -> tuple[Shown, ...]:
-    """With curves where there will be pictures."""
-    hours = [(entry.policy, entry.score.gpu_hours) for entry in entries]
-    outcomes = [_outcome(entry, ratio_of(entry.score.gpu_hours, hours)) for entry in entries]
-    if config.output_dir is None:
-        return tuple(map(Shown, outcomes))
-    scenario, sla = contest.scenario, contest.plan.sla
-    work = true_work(scenario, sla)
-    return tuple(
-        Shown(outcome) if entry.result is None else Shown(outcome, course_of(scenario, entry.result, work), minutes_of(scenario, entry.result, sla))
-        for entry, outcome in zip(entries, outcomes, strict=True)
-    )
+def _shown(entry: Entry, contest: Contest, work: TrueWork | None) -> Shown:
+    """With curves where there will be pictures: where `work` is known."""
+    if entry.result is None or work is None:
+        return Shown(_outcome(entry))
+    return Shown(_outcome(entry), course_of(contest.scenario, entry.result, work), minutes_of(contest.scenario, entry.result, contest.plan.sla))
 
 
-def _comparison(loaded: Loaded[SimulateConfig], traffic: Traffic, contest: Contest, entries: list[Entry]) -> Comparison:
+def _comparison(loaded: Loaded[SimulateConfig], traffic: Traffic, contest: Contest, policies: tuple[Shown, ...]) -> Comparison:
     config = loaded.config
     start, duration_s = contest.scenario.start, contest.scenario.end_s
     facts = (
         ("Version", f"sla-planner {__version__}"),
-        ("Traffic", f"{len(traffic.trace):,} requests over {duration_s / 3600:.2f} h: {traffic.words}"),
+        ("Traffic", f"{len(traffic.trace):,} requests over {duration_s:,.0f} s: {traffic.words}"),
         ("Profile", str(config.profile_results_dir)),
         ("Begins with", f"{start.prefill} prefill and {start.decode} decode workers, ready"),
         ("Start-up", f"{config.options.startup.mean_s:g} s, {config.startup_spread}"),
@@ -188,19 +183,19 @@ def _comparison(loaded: Loaded[SimulateConfig], traffic: Traffic, contest: Conte
     if not judged_from_s:
         warnings = (*warnings, f"the traffic is shorter than the {WARM_UP_S / 60:.0f} minutes that are not scored: here all of it is")
     return Comparison(
-        traffic=f"{len(traffic.trace):,} requests over {duration_s / 3600:.1f} h ({traffic.words})",
+        traffic=f"{len(traffic.trace):,} requests over {span(duration_s)} ({traffic.words})",
         promise=contest.plan.sla,
         goal=contest.goal,
         duration_s=duration_s,
         judged_from_s=judged_from_s,
-        policies=_shown(config, contest, entries),
+        policies=policies,
         load=load_of(contest.scenario) if config.output_dir else None,
         facts=facts,
         warnings=warnings,
     )
 
 
-def _outcome(entry: Entry, ratio: float | None) -> Outcome:
+def _outcome(entry: Entry) -> Outcome:
     scored = entry.score
     return Outcome(
         policy=entry.policy,
@@ -211,7 +206,7 @@ def _outcome(entry: Entry, ratio: float | None) -> Outcome:
         minutes_inside=scored.minutes_inside,
         actions=scored.actions,
         reached=entry.reached,
-        ratio=ratio,
+        ratio=None,
         requests=scored.requests,
         ttft_attainment=scored.ttft_attainment,
         itl_attainment=scored.itl_attainment,

@@ -88,7 +88,7 @@ def _doubts(config: SimulateConfig, history: TrafficHistory) -> Iterator[str]:
         f"{config.step_s:g} s, and with which prompt and answer lengths of that step, is drawn; the wait for a first token of a real rush may differ"
     )
     if history.duration_s < WHOLE * config.last:
-        yield f"Prometheus remembers {_span(history.duration_s)} of the {_span(config.last)} asked for"
+        yield f"Prometheus remembers {span(history.duration_s)} of the {span(config.last)} asked for"
     for gap in history.gaps[:TOLD_GAPS]:
         times = f"from {_moment(gap.start_s)} to {_moment(gap.end_s)}"
         if gap.spread:
@@ -97,14 +97,14 @@ def _doubts(config: SimulateConfig, history: TrafficHistory) -> Iterator[str]:
             yield f"no sample of any frontend {times}: simulated as silence"
     if len(history.gaps) > TOLD_GAPS:
         more = len(history.gaps) - TOLD_GAPS
-        yield f"{more} more gap{'s' if more > 1 else ''}; all together there were gaps for {_span(total_gap_s(history.gaps))}"
+        yield f"{more} more gap{'s' if more > 1 else ''}; all together there were gaps for {span(total_gap_s(history.gaps))}"
 
 
 def _moment(epoch_s: float) -> str:
     return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """`2.5 d`, `3.0 h`, `12 min`."""
     if seconds >= 2 * 86_400:
         return f"{seconds / 86_400:.1f} d"
