@@ -1,8 +1,6 @@
-"""Dynamo 0.6's planner: decides once a minute by its formulas, and headroom multiplies what they ask for before it is rounded."""
+"""Dynamo 0.6's planner: decides once a minute by its formulas, and headroom multiplies the workers that they ask for."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 
@@ -35,10 +33,10 @@ def test_it_decides_once_a_minute() -> None:
     assert _run(Headroom()).course.at_s.tolist() == [60.0 * minute for minute in range(20)]
 
 
-def test_headroom_multiplies_the_load_and_then_rounds_up() -> None:
+def test_headroom_multiplies_the_workers_and_rounds_up() -> None:
     """What the formulas say of one window, asked of the planner itself; and what is asked for then."""
     planner = Planner(PlanSettings(sla=PLAN.sla, sizing=Sizing.MEAN, predictor=Predictor.CONSTANT, interval_s=60.0), ENGINE, remember=True)
-    tuned = Dynamo06(PLAN, ENGINE, Headroom(prefill=2.5, decode=1.7))
+    tuned = Dynamo06(PLAN, ENGINE, Headroom(prefill=2.5, decode=1.1))
     checked: list[tuple[Decision, Workers]] = []
 
     class Both:
@@ -51,11 +49,11 @@ def test_headroom_multiplies_the_load_and_then_rounds_up() -> None:
             return wanted
 
     run(SCENARIO, Both())
-    loads = [(decision.prediction, wanted) for decision, wanted in checked if decision.prediction and decision.prediction.decode_load]
-    assert len(loads) > 15
-    for prediction, wanted in loads:
-        assert wanted.prefill == max(math.ceil(2.5 * prediction.prefill_load), 1)
-        assert wanted.decode == max(math.ceil(1.7 * prediction.decode_load), 1)
+    sized = [(decision, wanted) for decision, wanted in checked if decision.prediction and decision.prediction.decode_load]
+    assert len(sized) > 15
+    times_2_5, times_1_1 = {1: 3, 2: 5, 3: 8, 4: 10, 5: 13, 6: 15}, {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 10: 11}
+    for decision, wanted in sized:
+        assert wanted == Workers(times_2_5[decision.prefill.desired], times_1_1[decision.decode.desired])
 
 
 @pytest.mark.parametrize(("headroom", "settings"), [(Headroom(1.5, 2.0), {"prefill_headroom": 1.5, "decode_headroom": 2.0, "interval_s": 60.0})])

@@ -1,7 +1,8 @@
 """The SLA planner of Dynamo 0.6 on the virtual clock, and the constant headroom that its users put on top.
 
 It is the production planner with `Sizing.MEAN` (the documented formulas, plan/mean.py), the constant predictor, correction factors of the last
-interval and a decision every 60 s. Headroom multiplies what the formulas ask for before it is rounded up: ceil(factor * load), per role.
+interval and a decision every 60 s. Headroom multiplies the workers that it asks for: ceil(factor * workers), per role. (On the load, before that is
+rounded to workers, the same attainment costs 4 to 17 % more on three recorded days: a small fleet gets no whole spare worker.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ INTERVAL_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """Factors on the formulas' workers."""
+    """Factors on the workers that are asked for, >= 1."""
 
     prefill: float = 1.0
     decode: float = 1.0
@@ -53,11 +54,7 @@ class Dynamo06:
 
     def decide(self, seen: Seen) -> Workers:
         plain = self._planner.decide(seen)
-        decision = self._planner.decisions.pop()
-        prediction = decision.prediction
-        if prediction is None or not prediction.prefill_load or not prediction.decode_load:  # it holds, or is idle
+        prediction = self._planner.decisions.pop().prediction
+        if prediction is None or not prediction.decode_load:  # it holds what was asked for, headroom included, or is idle
             return plain
-        return Workers(
-            max(plain.prefill, math.ceil(self._headroom.prefill * prediction.prefill_load)),
-            max(plain.decode, math.ceil(self._headroom.decode * prediction.decode_load)),
-        )
+        return Workers(math.ceil(self._headroom.prefill * plain.prefill - 1e-9), math.ceil(self._headroom.decode * plain.decode - 1e-9))
