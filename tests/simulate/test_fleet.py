@@ -106,6 +106,15 @@ def test_scaling_down_takes_the_unscheduled_then_those_that_start_then_the_empti
     ]
 
 
+def test_of_equals_the_newest_goes():
+    """One request each, of 10 s on the older worker and 2 s on the newer: its GPUs are free after 2 s."""
+    cluster = fleet(requests((0, 1, 1001), (0, 1, 201)), engine(decode=Decode(gpus=4)), decode=2)
+    cluster.advance(1.0)
+    cluster.scale(1, 1)
+    cluster.advance(5.0)
+    assert cluster.gpus_held() == 1 + 4
+
+
 def test_of_those_that_start_the_newest_goes_first():
     """Launched at 0 and 5; one is taken back at 6, so somebody is ready at 10."""
     cluster = fleet(IDLE, ENGINE, decode=0, options=SOON)
