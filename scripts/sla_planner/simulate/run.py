@@ -42,7 +42,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Course:
-    """The fleet over time, one entry per tick: what was ready when it was decided, and what was asked for then. Columns of (t, 2) are prefill, decode."""
+    """The fleet over time, one entry per tick: ready when it was decided, and asked for then. Columns of (t, 2) are prefill, decode."""
 
     at_s: npt.NDArray[np.float64]
     ready: npt.NDArray[np.int64]
