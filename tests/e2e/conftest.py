@@ -29,9 +29,9 @@ RETRY_S = 0.2  # between watches that the API server ends at once, as it does wh
 Document = dict[str, Any]
 
 
-def awaited(holds: Callable[[], Any], what: Callable[[], object]) -> Any:
+def awaited(holds: Callable[[], Any], what: Callable[[], object], timeout_s: float = PATIENCE_S) -> Any:
     """The first true answer of `holds`; `what`: in words, why there is none."""
-    give_up_s = time.monotonic() + PATIENCE_S
+    give_up_s = time.monotonic() + timeout_s
     while not (answer := holds()):
         assert time.monotonic() < give_up_s, what()
         time.sleep(RETRY_S)

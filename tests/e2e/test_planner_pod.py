@@ -14,7 +14,7 @@ from .serving import FLOOD, Form, Load, Serving, load_test
 
 pytestmark = pytest.mark.cluster
 
-KILLER = Path(__file__).with_name("killed_at_writes.py")
+KILLER = ("killed_at_writes.py", "gate.py")
 HIGH_WATER = """
 import pathlib, resource, subprocess, sys
 status = subprocess.run(["sla-planner", *sys.argv[1:]]).returncode
@@ -84,9 +84,14 @@ def test_a_planner_that_is_killed_after_any_of_its_writes_applies_nothing_twice(
     """With the pod, the account and the rights of the CronJob; killed_at_writes.py says how."""
     serving.deploy(Form(continuous=False), adjustment_interval=60)
     serving.load(FLOOD)
+    files = {name: Path(__file__).with_name(name).read_text() for name in KILLER}
+    namespace.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "killer"}, "data": files})
     job = namespace.get("cronjob/planner")["spec"]["jobTemplate"]
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    container["command"] = ["python", "-c", KILLER.read_text()]
+    pod = job["spec"]["template"]["spec"]
+    pod["volumes"].append({"name": "killer", "configMap": {"name": "killer"}})
+    (container,) = pod["containers"]
+    container["volumeMounts"].append({"name": "killer", "mountPath": "/killer"})
+    container["command"] = ["python", f"/killer/{KILLER[0]}"]
     container["resources"]["limits"]["memory"] = "256Mi"  # for two programs
     namespace.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "killer"}, "spec": job["spec"]})
     assert serving.ended("killer")["exitCode"] == 0, serving.said

@@ -5,183 +5,26 @@ Engines are simulated. What a reader chooses is chosen: namespace, registry, how
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from tests.manifests.objects import overlay
 
 from .conftest import PATIENCE_S, Document, Namespace
-from .serving import CONFINED, NOBODY, apply, renamed
+from .requests_followed import Requests, gone
 from .test_quick_start import CLUSTER_BLOCK, SLOWER, Shell, changed, checked_out
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
-SAMPLES = ROOT / "manifests" / "requests"
-DEFINITION = "crd/dynamographdeploymentrequests.nvidia.com"
-CLUSTER_WIDE = "sla-planner-deployment-requests"
 ONLINE_LIMIT_S, OFFLINE_LIMIT_S = 1800.0, 300.0  # promised are 600 and 60, on a machine that does nothing else
-SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
-LOADED = ["--trace", "sample", "--scale", "4", "--duration-s", "40"]
+LOADED = ["--trace", "sample", "--scale", "4", "--duration-s", "300"]
 PLANNED_SOON = {"planner_adjustment_interval": 5, "planner_startup_s": 5, "planner_grace_s": 20, "planner_min_endpoint": 1}
-PROMETHEUS = """
-global: {{scrape_interval: 1s, scrape_timeout: 1s}}
-scrape_configs:
-  - job_name: llm-frontends
-    static_configs:
-      - targets: ["{graph}-frontend:8000"]
-        labels: {{dynamo_namespace: "{namespace}-{graph}"}}  # from the pod's label, as Dynamo's PodMonitor does it
-"""
-
-
-class Requests:
-    """A namespace in which requests are followed."""
-
-    def __init__(self, namespace: Namespace, image: Callable[[str], str]) -> None:
-        self.namespace, self.image = namespace, image
-
-    def install(self, folder: Path) -> None:
-        """What the guide installs, with images of this cluster, and an image's failure noticed soon."""
-        settings = {
-            "profiler_image": self.image("profile-sweep"),
-            "planner_image": self.image("planner"),
-            "prometheus_url": "http://prometheus:9090",
-            "image_limit_s": 5,
-            "resync_s": 20,
-        }
-        components = ("parameters", *(f"deployment-requests{part}" for part in ("-crd", "", "-continuous", "-cluster")))
-        objects = overlay(
-            folder,
-            *components,
-            namespace=self.namespace.name,
-            resources=[os.path.relpath(ROOT / place, folder.resolve()) for place in ("manifests/base", "jobs/reconcile-requests")],
-            images=[renamed(name, self.image(name)) for name in ("planner", "profile-sweep")],
-            configMapGenerator=[{"name": "requests-config", "behavior": "replace", "literals": [f"requests.yaml={json.dumps(settings)}"]}],
-        )
-        definitions = [each for each in objects if each["kind"] == "CustomResourceDefinition"]
-        apply(self.namespace, definitions)
-        self.namespace.wait(DEFINITION, "condition=Established")
-        apply(self.namespace, [each for each in objects if each["kind"] != "CustomResourceDefinition"])
-        self.namespace.wait("deployment/reconcile-requests", "condition=Available")
-
-    def prometheus(self, graph: str) -> None:
-        """One that scrapes the frontend of `graph` every second."""
-        labels = {"app": "prometheus"}
-        container = {
-            "name": "prometheus",
-            "image": self.image("prometheus"),
-            "args": ["--config.file=/config/prometheus.yml", "--storage.tsdb.path=/data", "--web.listen-address=:9090"],
-            "readinessProbe": {"httpGet": {"path": "/-/ready", "port": 9090}, "periodSeconds": 1},
-            "securityContext": CONFINED,
-            "volumeMounts": [{"name": "config", "mountPath": "/config"}, {"name": "data", "mountPath": "/data"}],
-        }
-        volumes: list[Document] = [{"name": "config", "configMap": {"name": "prometheus"}}, {"name": "data", "emptyDir": {}}]
-        pod = {"securityContext": NOBODY, "containers": [container], "volumes": volumes}
-        template = {"metadata": {"labels": labels}, "spec": pod}
-        deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "prometheus"}}
-        self.namespace.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": "prometheus"},
-                "data": {"prometheus.yml": PROMETHEUS.format(graph=graph, namespace=self.namespace.name)},
-            },
-            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "prometheus"}, "spec": {"selector": labels, "ports": [{"port": 9090}]}},
-            {**deployment, "spec": {"selector": {"matchLabels": labels}, "template": template}},
-        )
-
-    def sample(self, file: str, **config: Any) -> Document:
-        """A sample with an image of this cluster; `config`: merged into the sections of `profilingConfig.config`."""
-        found: Document = yaml.safe_load((SAMPLES / file).read_text())
-        found["spec"]["profilingConfig"] |= {"profilerImage": self.image("profile-sweep"), "resources": SMALL}
-        sections = found["spec"]["profilingConfig"]["config"]
-        for name, values in config.items():
-            sections[name] = {**sections.get(name, {}), **values}
-        return found
-
-    def offline(self, name: str, **spec: Any) -> Document:
-        """A request that AI Configurator answers in seconds, and that is not applied."""
-        found = self.sample("profile_sla_aic_dgdr.yaml")
-        found["metadata"]["name"] = name
-        found["spec"] = {**found["spec"], "deploymentOverrides": {}, "autoApply": False, **spec}
-        return found
-
-    def until(self, name: str, state: str, reason: str = "", timeout_s: float = PATIENCE_S) -> Document:
-        """The request as soon as it is there, and `reason` the reason of one of its conditions."""
-
-        def holds(found: Document) -> bool:
-            status = found.get("status", {})
-            reasons = [condition["reason"] for condition in status.get("conditions", ())]
-            over = status.get("state") in ("Failed", "DeploymentDeleted") and status["state"] != state
-            assert not over, f"{name} is {status['state']}: {status['message']}"
-            return status.get("state") == state and (not reason or reason in reasons)
-
-        return self.namespace.until(f"dgdr/{name}", holds, timeout_s)
-
-    def until_event(self, name: str, reason: str) -> str:
-        """What the Event of a request says."""
-        give_up_s = time.monotonic() + PATIENCE_S
-        while True:
-            events = self.namespace.get("events.events.k8s.io")["items"]
-            notes = [each["note"] for each in events if (each["regarding"].get("name"), each["reason"]) == (name, reason)]
-            if notes:
-                return str(notes[0])
-            assert time.monotonic() < give_up_s, f"no Event {reason} of {name}"
-            time.sleep(0.3)
-
-    def until_planner_said(self, words: str) -> None:
-        """In the log of the planner of `vllm-disagg`: a regular expression."""
-        give_up_s = time.monotonic() + PATIENCE_S
-        while not re.search(words, log := self.namespace.logs("deployment/vllm-disagg-planner")):
-            assert time.monotonic() < give_up_s, f"the planner has not said {words!r}:\n{log[-4000:]}"
-            time.sleep(0.5)
-
-    def kill_reconciler(self) -> None:
-        self.namespace.kubectl("delete", "pods", "-l", "app.kubernetes.io/component=reconcile-requests", "--grace-period=0", "--force")
-
-    def replicas(self, graph: str) -> dict[str, int]:
-        """Of workers, by the name of their Deployment."""
-        deployments = self.namespace.get("deployments")["items"]
-        counts = {each["metadata"]["name"]: int(each["spec"]["replicas"]) for each in deployments}
-        return {name: count for name, count in counts.items() if name.startswith(f"{graph}-") and not name.endswith(("-frontend", "-planner"))}
-
-    @contextlib.contextmanager
-    def forwarded(self, target: str) -> Iterator[str]:
-        """A URL that leads to port 8000 of `target`."""
-        command = ["kubectl", f"--namespace={self.namespace.name}", "port-forward", target, ":8000"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                assert process.stdout is not None
-                line = process.stdout.readline()
-                port = re.search(r"127\.0\.0\.1:(\d+)", line)
-                assert port, line
-                yield f"http://127.0.0.1:{port[1]}"
-            finally:
-                process.kill()
-
-    def left(self, *names: str) -> list[str]:
-        """Jobs, ConfigMaps and pods that belong to requests of these names."""
-        kinds = "jobs,configmaps,pods,dynamographdeployments"
-        return [
-            found
-            for name in names
-            for found in self.namespace.kubectl("get", kinds, "-l", f"dgdr.nvidia.com/name={name}", "--output=name", "--ignore-not-found").split()
-        ]
-
-
-def gone(cluster: Namespace) -> None:
-    """What is not in a namespace."""
-    cluster.kubectl("delete", DEFINITION, f"clusterrolebinding/{CLUSTER_WIDE}", f"clusterrole/{CLUSTER_WIDE}", "--ignore-not-found")
 
 
 @pytest.fixture(scope="module")
@@ -264,9 +107,14 @@ def test_the_online_sample_ends_as_a_model_that_is_served_and_scaled(requests: R
     before = requests.replicas("vllm-disagg")
     assert list(before.values()) == [1, 1]
     load = [str(Path(sys.executable).parent / "sla-planner"), "load-test", "--model", "Qwen/Qwen3-0.6B", *LOADED]
-    with requests.forwarded("service/vllm-disagg-frontend") as url:
-        subprocess.run([*load, "--url", url], check=True, capture_output=True)
-    requests.until_planner_said(r"Scaling (prefill|decode) workers: 1 -> [2-9] \(.+\)")
+    with (
+        requests.forwarded("service/vllm-disagg-frontend") as url,
+        subprocess.Popen([*load, "--url", url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as loading,
+    ):
+        try:
+            requests.until_planner_said(r"Scaling (prefill|decode) workers: 1 -> [2-9] \(.+\)")
+        finally:
+            loading.kill()
 
 
 @pytest.mark.usefixtures("online")
@@ -298,8 +146,7 @@ def test_a_deployment_that_is_deleted_is_told_and_not_made_again(requests: Reque
     namespace.kubectl("delete", "dynamographdeployment", "vllm-disagg")
     requests.until("sla-online", "DeploymentDeleted")
     requests.until_event("sla-online", "DeploymentDeleted")
-    requests.kill_reconciler()
-    namespace.wait("deployment/reconcile-requests", "condition=Available")
+    requests.until_reconciled_by_another()
     assert "vllm-disagg" not in namespace.kubectl("get", "dynamographdeployments", "--output=name")
     namespace.kubectl("delete", "dgdr", "sla-online")
     for found in requests.left("sla-online"):

@@ -19,7 +19,7 @@ from supervisor.processes import Processes
 
 NODE_PATH = f"/api/v1/nodes/{NODE}"
 GPU = "nvidia.com/gpu"
-UP_TIMEOUT_S = 120.0
+UP_TIMEOUT_S = 600.0
 
 
 @dataclasses.dataclass(frozen=True)

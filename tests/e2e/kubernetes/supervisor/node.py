@@ -10,7 +10,7 @@ from pathlib import Path
 from supervisor.errors import ClusterError
 from supervisor.layout import CONTAINERD_SOCKET, NODE_IP, SERVICE_NETWORK, STATE
 
-CONTAINERD_TIMEOUT_S = 30.0
+CONTAINERD_TIMEOUT_S = 200.0
 
 
 def network() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from supervisor.errors import ClusterError
 from supervisor.layout import LOGS
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 400.0
 LAST_LINES = 15
 
 
