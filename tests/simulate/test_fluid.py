@@ -210,7 +210,8 @@ def test_twice_the_traffic_is_not_cheaper(shipped, course):
 
 @settings(max_examples=4, deadline=None)
 @given(course=rates(120))
-def test_the_planner_does_not_swing(shipped, course):
-    """Traffic that leaps every five minutes may turn a role twelve times an hour; half of that is what is allowed."""
+def test_the_planner_turns_no_more_often_than_the_traffic(shipped, course):
+    """But for three turns an hour: it begins with a fleet that is not its own, and noise may cost it a worker up and down."""
     result = planned(course, shipped)
-    assert max(most_direction_changes(result.course.at_s, result.course.asked[:, role]) for role in (0, 1)) <= 6
+    turns = most_direction_changes(np.arange(14.0), np.array([0, *course, 0]))
+    assert max(most_direction_changes(result.course.at_s, result.course.asked[:, role]) for role in (0, 1)) <= turns + 3
