@@ -26,8 +26,10 @@ class Killed(BaseException):
 
 
 class TestKilled:
-    @pytest.mark.parametrize("namespace", ["here", "there"])
-    @pytest.mark.parametrize("phase", ["profiling begins", "profile there", "serves"])
+    @pytest.mark.parametrize(
+        ("phase", "namespace"),
+        [("profiling begins", "here"), ("profile there", "here"), ("serves", "here"), ("profile there", "there")],  # where the deployment goes
+    )
     def test_between_any_two_calls_the_next_one_goes_on(self, here, monkeypatch, phase, namespace):
         """Killed before every call in turn: the same objects, the same status, the same Events as if nobody had been."""
         call_api, calls, kill_at = KubernetesApi._answer, [0], [-1]
