@@ -16,7 +16,7 @@ READMES = [ROOT / "manifests/README.md", ROOT / "jobs/README.md", *sorted(ROOT.g
 # What is run in a cluster, as it stands there, is not looked at here.
 BLOCK = re.compile(r"(?<!<!-- cluster -->\n)^```(sh|bash|yml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MANIFESTS = (ROOT / "manifests/README.md").read_text()
-PROGRAMS = {"kubectl", "envsubst", ".", "export", "sla-planner", "make", "curl"}
+PROGRAMS = {"kubectl", "envsubst", ".", "export", "sla-planner", "make", "pip", "curl"}
 
 
 def blocks(*languages):
