@@ -99,3 +99,10 @@ def test_off_is_the_same_as_not_there():
 
 def test_the_name_of_the_request_is_that_of_the_deployment():
     assert "Services" in fault(changed(BETA, metadata__name="7b"), "metadata.name")
+
+
+def test_a_name_or_a_namespace_in_what_is_laid_over_the_deployment_is_told_to_have_no_effect():
+    request = beta(spec__overrides={"dgd": {"metadata": {"name": "qwen", "namespace": "chat", "labels": {"a": "b"}}}})
+    (note,) = (each for each in request.notes if "overrides.dgd" in each)
+    assert note.startswith("spec.overrides.dgd.metadata.namespace: without effect")
+    assert request.graph_namespace == "llm"

@@ -8,6 +8,7 @@ The planner is part of every deployment unless `features.planner.enabled` is fal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from sla_planner.request import read_common as common
@@ -45,7 +46,7 @@ def read_beta(object: Object, spec: Section, allowed: Allowed) -> Request | None
         planner=planner,
         with_planner=with_planner,
         trust_remote_code=overrides.flag("trustRemoteCode") or False,
-        graph_patch=overrides.mapping("dgd"),
+        graph_patch=_graph_patch(overrides, metadata),
     )
     auto_apply = spec.flag("autoApply")
     if model is None or goal is None:
@@ -66,6 +67,18 @@ def read_beta(object: Object, spec: Section, allowed: Allowed) -> Request | None
         annotations=metadata.get("annotations") or {},
         notes=tuple(spec.findings.notes),
     )
+
+
+def _graph_patch(overrides: Section, metadata: Object) -> Object | None:
+    patch = overrides.mapping("dgd")
+    own = (patch or {}).get("metadata")
+    for key in ("name", "namespace"):
+        if isinstance(own, Mapping) and own.get(key, metadata[key]) != metadata[key]:
+            words = (
+                f"without effect: the deployment has the request's {key}; with profilingConfig it is set by deploymentOverrides.{key}"
+            )
+            overrides.findings.note(f"{overrides.path_of('dgd')}.metadata.{key}", words)
+    return patch
 
 
 def _backend(spec: Section) -> Literal["vllm", "sglang", "trtllm"]:
