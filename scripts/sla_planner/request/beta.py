@@ -74,9 +74,7 @@ def _graph_patch(overrides: Section, metadata: Object) -> Object | None:
     own = (patch or {}).get("metadata")
     for key in ("name", "namespace"):
         if isinstance(own, Mapping) and own.get(key, metadata[key]) != metadata[key]:
-            words = (
-                f"without effect: the deployment has the request's {key}; with profilingConfig it is set by deploymentOverrides.{key}"
-            )
+            words = f"without effect: the deployment has the request's {key}; with profilingConfig it is set by deploymentOverrides.{key}"
             overrides.findings.note(f"{overrides.path_of('dgd')}.metadata.{key}", words)
     return patch
 
