@@ -52,8 +52,8 @@ HPA_DECODE = (
 CUSTOMARY_UTILISATION, CUSTOMARY_KV_USAGE = Target(Metric.UTILISATION, 0.6), Target(Metric.KV_USAGE, 0.7)
 HEADROOMS = tuple(round(1.0 + 0.1 * step, 1) for step in range(41))  # 1.0 .. 5.0
 THRESHOLD_LOOPS_S = (60.0, 15.0)
-THRESHOLD_QUEUES = (5.0, 3.0, 2.0, 1.0, 0.5, 0.2, 0.1)  # spare may shrink until so many wait per worker: limit - trigger
-THRESHOLD_KV = (0.8, 0.6, 0.4, 0.3, 0.25, 0.2, 0.15, 0.11, 0.08, 0.05)  # limit; the trigger is the customary share of it
+THRESHOLD_QUEUES = (5.0, 3.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02)  # spare may shrink until so many wait per worker: limit - trigger
+THRESHOLD_KV = (0.8, 0.6, 0.4, 0.3, 0.25, 0.2, 0.15, 0.11, 0.08, 0.05, 0.03)  # limit; the trigger is the customary share of it
 CLAIRVOYANT_A = tuple(round(0.6 + 0.025 * step, 3) for step in range(77))  # 0.6 .. 2.5
 CLAIRVOYANT_B = (0.0, 0.25)
 
