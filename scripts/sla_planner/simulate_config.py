@@ -5,6 +5,7 @@ How the planner is set is what the planner itself is set with (`PlanConfig`); th
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,18 @@ from sla_planner.simulate.options import ClusterOptions, Metrics, PrefixHits, Sp
 from sla_planner.volume_config import Text
 
 SAMPLE = "sample"
+POLICIES = (  # as `simulate.contestants` knows them, which takes too long to load for a help text
+    "slaplanner",
+    "static",
+    "hpa",
+    "hpa-customary",
+    "dynamo06",
+    "dynamo06-headroom",
+    "threshold",
+    "threshold-customary",
+    "clairvoyant",
+    "fluid-bound",
+)
 SEEDS = 2**32
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 SPAN = "a number of seconds, or with its unit: 90s, 30m, 12h, 7d, 2w"
@@ -54,7 +67,18 @@ def _fleet(text: str) -> str:
 
 
 Span = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-Names = Annotated[tuple[str, ...], Strict(False), BeforeValidator(_names), Field(min_length=1)]
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in POLICIES:
+            near = difflib.get_close_matches(name, POLICIES, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise Rejected(f"unknown policy {name!r}", hint=f"{hint}known: {', '.join(POLICIES)}")
+    return names
+
+
+Names = Annotated[tuple[str, ...], Strict(False), BeforeValidator(_names), Field(min_length=1), AfterValidator(_known)]
 LessThanAll = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -99,7 +123,7 @@ class SimulateConfig(PlanConfig):
 
     policy: Annotated[
         Names,
-        Setting("who is to scale, by name, with commas between; an unknown name is answered with the known ones", metavar="NAMES", allowed="names"),
+        Setting(f"who is to scale: {', '.join(POLICIES)}", metavar="NAMES", allowed="names with commas between", default="slaplanner,static"),
     ] = ("slaplanner", "static")
     goal: Annotated[
         Share | None,

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from sla_planner import cli
+from sla_planner.simulate.contestants import CONTESTANTS
+from sla_planner.simulate_config import POLICIES
+from sla_planner.stages.simulate_run import SEARCHED
 
 MINUTES = ("--profile", "sample", "--itl", "20", "--start", "2,2", "--adjustment-interval", "60", "--log-format", "human")
 NUMBERS = {
@@ -68,6 +71,11 @@ def test_the_same_command_prints_the_same_bytes(trace: Path, capsys: pytest.Capt
     first, _ = simulated(capsys, *flags)
     assert simulated(capsys, *flags)[0] == first
     assert simulated(capsys, *flags, "--seed", "1")[0] != first
+
+
+def test_the_settings_know_everybody_who_can_enter() -> None:
+    assert set(POLICIES) == set(CONTESTANTS)
+    assert set(CONTESTANTS) >= SEARCHED
 
 
 def test_without_numba_it_says_so_and_prints_the_same(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +184,7 @@ def test_a_bad_trace_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_what_cannot_be_simulated_is_said_before_anything_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     absent = tmp_path / "absent.csv"
     told = refused(capsys, "--trace", absent, "--profile", "sample", "--policy", "slaplaner")
-    assert told.startswith("error: unknown policy 'slaplaner'; did you mean slaplanner? known: slaplanner, static")
+    assert told.startswith("error: flag --policy: unknown policy 'slaplaner'; did you mean slaplanner? known: slaplanner, static")
     assert refused(capsys, "--trace", absent, "--profile", tmp_path / "none").endswith("name it with --profile-results-dir")
     (tmp_path / "file").touch()
     assert "cannot make" in refused(capsys, "--trace", absent, "--profile", "sample", "--out", tmp_path / "file" / "out")
