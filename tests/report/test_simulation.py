@@ -75,6 +75,8 @@ def test_the_headline_compares_with_who_reached_the_goal_and_knew_no_future(comp
     assert told == "slaplanner: 99.12 % of 3,395,808 requests inside TTFT 500 ms and ITL 20 ms, for 70.0 GPU-hours; 30 % fewer than static"
     dearer = replace(comparison, policies=(Shown(replace(OURS, gpu_hours=110.0)), Shown(STATIC)))
     assert headline(dearer).endswith("; 10 % more than static")
+    short = replace(comparison, policies=(Shown(replace(OURS, reached=False)), Shown(STATIC)))
+    assert headline(short).endswith("for 70.0 GPU-hours: short of 99 %")
     alone = replace(comparison, policies=(Shown(STATIC), Shown(BOUND)))
     assert headline(alone).endswith("for 100.0 GPU-hours")
 

@@ -171,6 +171,8 @@ def headline(comparison: Comparison) -> str:
         f"{first.policy}: {percent(first.attainment, digits=2)} % of {first.requests:,} requests inside {_promise(comparison.promise)}, "
         f"for {gpu_hours(first.gpu_hours)} GPU-hours"
     )
+    if not first.reached:
+        return f"{told}: short of {promised_share(comparison.goal)}"
     others = [outcome for outcome in comparison.outcomes if outcome is not first and outcome.reached and outcome.possible and outcome.gpu_hours > 0]
     if ours is None or not others:
         return told
