@@ -43,10 +43,12 @@ def test_only_the_load_per_worker_counts():
     assert miss_share(curve, 0.9, 1) == pytest.approx(miss_share(curve, 4.5, 5))
 
 
-def test_decode_breaks_between_95_and_105_percent():
+def test_decode_breaks_between_90_and_110_percent():
+    """What static fleets lost on recorded days: 2 to 8 % at 0.9, 33 to 52 % at 1, 55 to 78 % at 1.05."""
     curve = decode_miss_curve(work())
-    assert miss_share(curve, 0.9, 1) < 0.01
-    assert 0.2 < miss_share(curve, 1.0, 1) < 0.6
+    assert miss_share(curve, 0.8, 1) < 0.005
+    assert 0.02 < miss_share(curve, 0.9, 1) < 0.08
+    assert 0.33 < miss_share(curve, 1.0, 1) < 0.52
     assert miss_share(curve, 1.1, 1) > 0.9
 
 

@@ -115,7 +115,7 @@ def test_a_queue_scales_prefill_up(h200_fitted, window):
     decision = run.chat(15, ttft_ms=30_000)
     assert decision.prefill.desired >= 3
     assert decision.prefill.reason is Reason.BACKLOG
-    assert "worker-seconds are queued" in decision.prefill.explanation
+    assert "worker-seconds will be waiting" in decision.prefill.explanation
 
 
 def test_prefix_cache_hits_reduce_prefill_by_a_bounded_amount(h200_fitted, window):
@@ -224,8 +224,8 @@ def test_a_state_of_another_promise_or_profile_is_not_used(h200_fitted, window):
     run.chat(45)
     other = replace(RISK, sla=Sla(500, 20))
     state, complaint = state_from_json(state_to_json(run.state, RISK, h200_fitted), other, h200_fitted)
-    assert len(run.state.prefill.memory.load) == 1
-    assert len(state.prefill.memory.load) == 0
+    assert len(run.state.prefill.memory.recent) == 1
+    assert len(state.prefill.memory.recent) == 0
     assert complaint == "the saved state was made with another sla: starting afresh"
     slower = engine_of(slowed(read_profile(sample_profile_dir()), 2.0))
     assert state_from_json(state_to_json(run.state, RISK, h200_fitted), RISK, slower)[1].endswith("made with another profile: starting afresh")
@@ -235,7 +235,7 @@ def test_history_is_learned_without_deciding(h200_fitted, window):
     lengths = {"isl_tokens": 3000, "osl_tokens": 300, "completed_requests": 2700}
     history = [window(60.0 * i, 60.0, request_rate_rps=45, **lengths) for i in range(30)]
     state = warm_up(RISK, h200_fitted, new_state(RISK), history)
-    assert len(state.prefill.memory.load) == 30
+    assert len(state.prefill.series.history) == 30
     assert state.prefill.series.level.level == pytest.approx(45 * 0.06, rel=0.1)
     assert state.gpu_seconds == 0.0
 

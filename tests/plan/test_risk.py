@@ -19,7 +19,7 @@ HORIZON = Horizon(startup_s=30, interval_s=15)
 def rises(*rows: tuple[float, float, float]) -> Rises:
     """(load, requests/s, weight) per row."""
     load, rate, weight = (np.array(column) for column in zip(*rows, strict=True))
-    return Rises(load[:, None], rate, weight)
+    return Rises(load, rate, weight)
 
 
 def quiet_memory(load: float = 1.0, intervals: int = 3000) -> JumpMemory:
@@ -59,17 +59,18 @@ def test_a_fleet_of_hundreds_is_sized_exactly():
 
 def test_a_queue_is_drained_with_more_workers_than_the_load_needs():
     calm = need_of(role(), quiet_memory(), 10.0, ())
-    backed_up = need_of(role(backlog_s=60.0), quiet_memory(), 10.0, ())
+    backed_up = need_of(role(backlog_s=30.0), quiet_memory(), 10.0, ())
     assert calm.workers == 2
     assert backed_up.reason is Reason.BACKLOG
-    # B = 60 + (1 - 2) * 30 = 30 s; sqrt(10 * 10 * 30 / 90) = 5.8 more than 1 / 0.9; at most 3 * 1 + 1.
+    # sqrt(10 * 10 * 30 / 90) = 5.8 more than 1 / 0.9; at most 3 * 1 + 1.
     assert backed_up.workers == 4
-    assert "60.0 worker-seconds are queued" in backed_up.explanation
+    assert "30.0 worker-seconds will be waiting" in backed_up.explanation
 
 
-def test_a_running_batch_is_never_undercut():
-    need = need_of(role(role=Role.DECODE, batch_workers=3.4, coming=3), quiet_memory(), 10.0, ())
+def test_a_running_batch_keeps_its_workers_and_launches_none():
+    need = need_of(role(role=Role.DECODE, batch_workers=3.4, coming=5), quiet_memory(), 10.0, ())
     assert need.workers == 4
+    assert need_of(role(role=Role.DECODE, batch_workers=30.0, coming=3), quiet_memory(), 10.0, ()).workers == 3
 
 
 def test_a_dip_does_not_release_what_was_needed_most_of_the_time():
@@ -102,10 +103,10 @@ def test_the_explanation_says_what_one_worker_fewer_would_lose():
 
 def test_price_follows_strictness_and_the_error_budget():
     base = price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0)
-    assert base == pytest.approx(6.0)
-    assert price_gpu_s(Role.PREFILL, 0.1, 0.999, 0.0) == pytest.approx(60.0)
-    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 10.0) == pytest.approx(48.0)
-    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, -10.0) == pytest.approx(3.0)
+    assert base == pytest.approx(3.2)
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.999, 0.0) == pytest.approx(32.0)
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 10.0) == pytest.approx(25.6)
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, -10.0) == pytest.approx(1.6)
 
 
 def test_the_budget_is_used_up_at_seven_tenths_of_what_the_promise_allows():
@@ -117,7 +118,7 @@ def test_the_budget_is_used_up_at_seven_tenths_of_what_the_promise_allows():
 @given(st.floats(0, 50), st.floats(0, 50))
 def test_more_load_never_needs_fewer_workers(low, more):
     memory = JumpMemory.empty()
-    one, other = (cheapest(memory.keep(level, 10.0, 3), STEP_CURVE, 1.0, price=1000.0) for level in (low, low + more))
+    one, other = (cheapest(memory.keep(level, 10.0), STEP_CURVE, 1.0, price=1000.0) for level in (low, low + more))
     assert other >= one
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sla_planner.plan.decision import Reason
-from sla_planner.plan.stability import Below, steady
+from sla_planner.plan.stability import Below, Turns, steady
 
 
 def run(needs, current=4, grace_s=60.0, interval_s=15.0, survivors_hold=lambda n: True):
@@ -60,3 +60,23 @@ def test_never_below_the_need_and_never_up_without_one(needs, current):
         assert step.desired >= need
         assert step.desired <= max(need, current)
         current, below = step.desired, step.below
+
+
+def test_a_role_that_keeps_turning_stops_giving_workers_away_for_an_hour():
+    turns, now_s = Turns(), 0.0
+    for change in (1, -1, 1, -1, 1, -1):
+        assert not turns.too_many(now_s)
+        now_s += 300.0
+        turns = turns.after(change, now_s)
+    turns = turns.after(+2, now_s)  # growing is allowed, and it is the sixth turn
+    assert len(turns.at_s) == 6
+    assert turns.too_many(now_s)
+    assert not turns.too_many(3600.0 + 300.0 * 3)  # two of them are an hour old: four are left
+
+
+def test_going_on_in_one_direction_is_no_turn():
+    turns = Turns()
+    for tick in range(20):
+        turns = turns.after(-1, 15.0 * tick).after(0, 15.0 * tick)
+    assert turns == Turns(-1, ())
+    assert not turns.too_many(400.0)

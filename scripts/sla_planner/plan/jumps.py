@@ -11,10 +11,12 @@ quiet). Each u_j stands for w_j = max(0.2 q, q + rise of the request rate) reque
 
     k_j = exp(-((l_j - l) / (0.15 (l + 0.5)))^2 / 2) + 0.02
 
-The last `FULL_S` seconds are kept interval by interval. Older ones are folded, `FOLD_S` seconds at a time, into two entries: the highest rise,
-weight 1, and the mean of the others, weight n - 1; `FOLDED_DAYS` days of them are kept. Before anything has been seen, a prior stands in:
-`PRIOR_WEIGHT` intervals, after `PRIOR_JUMPS` of which load rose by `PRIOR_GROWTH` of itself and `PRIOR_RISE` workers, so that a new deployment
-carries some insurance and sheds it as quiet hours are counted.
+Not the intervals are kept but what they sum to, in cells of (level, rise): how many, the sum of their rises, the sum of their rate rises. Cells are
+`LEVEL_STEP` and `RISE_STEP` apart in ratio, finer than the kernel and than a worker, and the sums keep the means exact; so a year takes no more room
+and no more time than a day. Everything fades with a time constant of `MEMORY_S`: what was seen days ago still counts, and last month does not.
+
+Before anything has been seen, a prior stands in: `PRIOR_WEIGHT` intervals, after `PRIOR_JUMPS` of which load rose by `PRIOR_GROWTH` of itself and
+`PRIOR_RISE` workers, so that a new deployment carries some insurance and sheds it as quiet hours are counted.
 
 The kernel widths are those that did best on three recorded days of LLM traffic (ServeGen).
 """
@@ -22,6 +24,7 @@ The kernel widths are those that did best on three recorded days of LLM traffic 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,24 +32,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FULL_S = 86_400.0
-FOLD_S = 600.0
-FOLDED_DAYS = 7
+MEMORY_S = 7 * 86_400.0
 PRIOR_WEIGHT = 10.0
 PRIOR_JUMPS = 2.0
 PRIOR_RISE = 0.6
 PRIOR_GROWTH = 0.1
 KERNEL_WIDTH = 0.15
+KERNEL_OFFSET = 0.5
 KERNEL_FLOOR = 0.02
 LEAST_RATE = 0.2  # a past fall of the request rate never makes today's requests worth less than this share
+LEVEL_STEP = 1.08
+RISE_STEP, RISE_UNIT = 1.15, 0.1  # rises below a tenth of a worker share a cell
+RISE_CELLS = 2 * 70 + 1  # up to +-1,700 workers; larger ones share the last
+LAUNCH_LAGS = 3
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rises:
-    """Possible loads one horizon from now. `load` has one row per remembered interval and one column per lag (`keep` has one);
-    `rate_rps` requests/s are at stake in each row; `weight` sums to 1."""
+    """Possible loads one horizon from now, in ascending order: `load` worker-seconds/s, `rate_rps` requests/s at stake then, `weight`
+    summing to 1; (n,) each."""
 
     load: npt.NDArray[np.float64]
     rate_rps: npt.NDArray[np.float64]
@@ -54,112 +60,138 @@ class Rises:
 
     def quantile(self, share: float) -> float:
         """The load that is not exceeded with probability `share`."""
-        worst = self.load.max(axis=1)
-        order = np.argsort(worst)
-        index = int(np.searchsorted(np.cumsum(self.weight[order]), share))
-        return float(worst[order][min(index, len(worst) - 1)])
+        index = int(np.searchsorted(np.cumsum(self.weight), share - 1e-12))
+        return float(self.load[min(index, len(self.load) - 1)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """Cells by level (rows, `levels` their numbers, ascending) and rise: counts, sums of rises, sums of rate rises (rows, RISE_CELLS, 3)."""
+
+    levels: npt.NDArray[np.int32]
+    cells: Floats
+
+    @classmethod
+    def empty(cls) -> _Table:
+        return cls(np.zeros(0, np.int32), np.zeros((0, RISE_CELLS, 3), np.float32))
+
+    def with_rises(self, level: float, rises: list[float], rate_rise: float, faded: float) -> _Table:
+        """Everything fades to the share `faded`, then one interval is added: `rises` share its weight."""
+        number = _level_cell(level)
+        row = int(np.searchsorted(self.levels, number))
+        levels, cells = self.levels, self.cells * np.float32(faded)
+        if row == len(levels) or levels[row] != number:
+            levels = np.insert(levels, row, number)
+            cells = np.insert(cells, row, 0.0, axis=0)
+        for rise in rises:
+            cells[row, _rise_cell(rise)] += np.array((1.0, rise, rate_rise), np.float32) / np.float32(len(rises))
+        return _Table(levels, cells)
+
+    def near(self, level: float) -> npt.NDArray[np.float64]:
+        """(RISE_CELLS, 3): the cells of all levels, weighted by how similar they are to `level`."""
+        distance = (_level_of(self.levels) - level) / (KERNEL_WIDTH * (level + KERNEL_OFFSET))
+        weight = np.exp(-0.5 * distance**2) + KERNEL_FLOOR
+        summed: npt.NDArray[np.float64] = np.tensordot(weight, self.cells, axes=1)
+        return summed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JumpMemory:
-    """Loads, levels and request rates, newest last, one entry per interval; and the folded past (`level, rise, rate_rise, weight` per row)."""
+    """`recent` (k, 3): load, level and request rate of the last intervals, newest last, which have not seen a whole horizon yet."""
 
-    load: Floats
-    level: Floats
-    rate: Floats
-    folded: Floats
+    recent: Floats
+    kept: _Table
+    launched: _Table
 
     @classmethod
     def empty(cls) -> JumpMemory:
-        none = np.zeros(0, np.float32)
-        return cls(none, none, none, np.zeros((0, 4), np.float32))
+        return cls(np.zeros((0, 3), np.float32), _Table.empty(), _Table.empty())
 
     def remember(self, load: float, level: float, rate_rps: float, *, interval_s: float, horizon: int) -> JumpMemory:
-        """The memory with one more interval; what has become older than `FULL_S` is folded. `horizon` in intervals."""
-        grown = JumpMemory(_appended(self.load, load), _appended(self.level, level), _appended(self.rate, rate_rps), self.folded)
-        fold, full = max(int(FOLD_S / interval_s), 1), max(int(FULL_S / interval_s), 1)
-        if len(grown.load) < full + fold + horizon:
-            return grown
-        return grown._fold(fold, horizon, keep=int(FOLDED_DAYS * FULL_S / (fold * interval_s)) * (2 if fold > 1 else 1))
+        """The memory with one more interval. `horizon` in intervals."""
+        recent = np.concatenate([self.recent, np.array([[load, level, rate_rps]], np.float32)])[-2 * horizon - 1 :]
+        kept, launched, faded = self.kept, self.launched, math.exp(-interval_s / MEMORY_S)
+        if len(recent) > horizon:
+            began, since = recent[-1 - horizon], recent[-horizon:]
+            kept = kept.with_rises(float(began[1]), [float(since[:, 0].max() - began[1])], float(since[:, 2].mean() - began[2]), faded)
+        if len(recent) > 2 * horizon - 1:
+            began = recent[-2 * horizon]
+            later = [recent[-2 * horizon + lag] for lag in _launch_lags(horizon)]
+            rate_rise = float(recent[-2 * horizon + 1 : len(recent) - horizon + 1, 2].mean() - began[2])
+            launched = launched.with_rises(float(began[1]), [float(each[0] - began[1]) for each in later], rate_rise, faded)
+        return JumpMemory(recent, kept, launched)
 
-    def _fold(self, count: int, horizon: int, *, keep: int) -> JumpMemory:
-        rise = self._window_max(self.load, horizon)[:count] - self.level[:count]
-        rate_rise = self._window_mean(self.rate, horizon)[:count] - self.rate[:count]
-        worst = int(np.argmax(rise))
-        rest = np.arange(count) != worst
-        rows = [[self.level[worst], rise[worst], rate_rise[worst], 1.0]]
-        if count > 1:
-            rows.append([self.level[:count][rest].mean(), rise[rest].mean(), rate_rise[rest].mean(), count - 1.0])
-        folded = np.concatenate([self.folded, np.array(rows, np.float32)])[-keep:]
-        return JumpMemory(self.load[count:], self.level[count:], self.rate[count:], folded)
+    def keep(self, level: float, rate_rps: float) -> Rises:
+        """Highest load within the horizon."""
+        return _rises(self.kept, level, rate_rps)
 
-    def keep(self, level: float, rate_rps: float, horizon: int) -> Rises:
-        """Highest load within the horizon, one row per remembered interval."""
-        count = max(len(self.load) - horizon, 0)
-        rise = self._window_max(self.load, horizon)[:count] - self.level[:count]
-        return self._rises(level, rate_rps, rise[:, None], self._rate_rise(horizon, count))
+    def launch(self, level: float, rate_rps: float) -> Rises:
+        """Load that a worker launched now can meet: at the beginning, in the middle and at the end of the start-up after this one."""
+        return _rises(self.launched, level, rate_rps)
 
-    def launch(self, level: float, rate_rps: float, horizon: int) -> Rises:
-        """Load that a worker launched now can meet: one column each for the beginning, the middle and the end of the start-up after this one."""
-        lags = [horizon + share * (horizon - 1) // 2 for share in (0, 1, 2)]
-        count = max(len(self.load) - lags[-1], 0)
-        later = np.stack([self.load[lag : lag + count] for lag in lags], axis=1)
-        return self._rises(level, rate_rps, later - self.level[:count, None], self._rate_rise(horizon, count))
-
-    def _rises(self, level: float, rate_rps: float, rise: Floats, rate_rise: Floats) -> Rises:
-        """`rise` (rows x lags) and `rate_rise` (rows) of the newest past, plus the folded past and the prior."""
-        lags = rise.shape[1]
-        folded = self.folded
-        all_levels = np.concatenate([self.level[: len(rise)], folded[:, 0]]).astype(np.float64)
-        all_rises = np.concatenate([rise, np.repeat(folded[:, 1:2], lags, axis=1)]).astype(np.float64)
-        all_rates = np.concatenate([rate_rise, folded[:, 2]]).astype(np.float64)
-        counts = np.concatenate([np.ones(len(rise)), folded[:, 3].astype(np.float64)])
-        distance = (all_levels - level) / (KERNEL_WIDTH * (level + 0.5))
-        weight = (np.exp(-0.5 * distance**2) + KERNEL_FLOOR) * counts
-        prior_load = level * (1 + PRIOR_GROWTH) + PRIOR_RISE
-        return Rises(
-            load=np.concatenate([level + all_rises, np.full((1, lags), level), np.full((1, lags), prior_load)]),
-            rate_rps=np.concatenate([np.maximum(LEAST_RATE * rate_rps, rate_rps + all_rates), [rate_rps, rate_rps]]),
-            weight=np.concatenate([weight, [PRIOR_WEIGHT - PRIOR_JUMPS, PRIOR_JUMPS]]) / (weight.sum() + PRIOR_WEIGHT),
-        )
-
-    def _rate_rise(self, horizon: int, count: int) -> Floats:
-        return self._window_mean(self.rate, horizon)[:count] - self.rate[:count]
-
-    @staticmethod
-    def _window_max(series: Floats, horizon: int) -> Floats:
-        """max(series[j+1 .. j+horizon]) for every j that has so many successors; by doubling: two windows side by side are one twice as wide."""
-        if len(series) <= horizon:
-            return np.zeros(0, np.float32)
-        highest, width = series[1:], 1
-        while width < horizon:
-            step = min(width, horizon - width)
-            highest = np.maximum(highest[:-step], highest[step:])
-            width += step
-        return highest
-
-    @staticmethod
-    def _window_mean(series: Floats, horizon: int) -> Floats:
-        if len(series) <= horizon:
-            return np.zeros(0, np.float32)
-        total = np.concatenate([[0.0], np.cumsum(series[1:], dtype=np.float64)])
-        result: Floats = ((total[horizon:] - total[:-horizon]) / horizon).astype(np.float32)
-        return result
-
-    def to_json(self) -> dict[str, str]:
-        """Arrays as base64 of little-endian float32."""
-        return {name: base64.b64encode(getattr(self, name).astype("<f4").tobytes()).decode() for name in ("load", "level", "rate", "folded")}
+    def to_json(self) -> dict[str, Any]:
+        """Arrays as base64 of little-endian float32; of the tables only the cells that hold something."""
+        return {"recent": _packed(self.recent), "kept": _table_to_json(self.kept), "launched": _table_to_json(self.launched)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> JumpMemory:
-        """The inverse of `to_json`. Raises KeyError or ValueError when `document` is not a memory."""
-        load, level, rate, folded = (
-            np.frombuffer(base64.b64decode(document[name], validate=True), "<f4") for name in ("load", "level", "rate", "folded")
-        )
-        if not len(load) == len(level) == len(rate):
-            raise ValueError(f"{len(load)} loads, {len(level)} levels and {len(rate)} rates: one of each per interval expected")
-        return cls(load, level, rate, folded.reshape(-1, 4))
+        """The inverse of `to_json`. Raises KeyError, TypeError or ValueError when `document` is not a memory."""
+        return cls(_unpacked(document["recent"], 3), _table_from_json(document["kept"]), _table_from_json(document["launched"]))
 
 
-def _appended(series: Floats, value: float) -> Floats:
-    return np.append(series, np.float32(value))
+def _launch_lags(horizon: int) -> list[int]:
+    return [horizon + share * (horizon - 1) // 2 for share in range(LAUNCH_LAGS)]
+
+
+def _rises(table: _Table, level: float, rate_rps: float) -> Rises:
+    near = table.near(level)
+    filled = near[:, 0] > 0
+    count = near[filled, 0]
+    load = level + near[filled, 1] / count
+    rate = np.maximum(LEAST_RATE * rate_rps, rate_rps + near[filled, 2] / count)
+    all_loads = np.concatenate([load, [level, level * (1 + PRIOR_GROWTH) + PRIOR_RISE]])
+    order = np.argsort(all_loads, kind="stable")
+    weight = np.concatenate([count, [PRIOR_WEIGHT - PRIOR_JUMPS, PRIOR_JUMPS]]) / (count.sum() + PRIOR_WEIGHT)
+    return Rises(all_loads[order], np.concatenate([rate, [rate_rps, rate_rps]])[order], weight[order])
+
+
+def _level_cell(level: float) -> int:
+    return round(math.log(max(level, 0.0) / KERNEL_OFFSET + 1) / math.log(LEVEL_STEP))
+
+
+def _level_of(cell: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    level: npt.NDArray[np.float64] = KERNEL_OFFSET * (LEVEL_STEP ** cell.astype(np.float64) - 1)
+    return level
+
+
+def _rise_cell(rise: float) -> int:
+    middle = RISE_CELLS // 2
+    distance = round(math.log(abs(rise) / RISE_UNIT + 1) / math.log(RISE_STEP))
+    return middle + (1 if rise > 0 else -1) * min(distance, middle)
+
+
+def _packed(array: npt.NDArray[Any]) -> str:
+    return base64.b64encode(array.astype("<f4").tobytes()).decode()
+
+
+def _unpacked(text: str, width: int) -> Floats:
+    numbers: Floats = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32).reshape(-1, width)
+    if not np.isfinite(numbers).all():
+        raise ValueError("a memory holds finite numbers only")
+    return numbers
+
+
+def _table_to_json(table: _Table) -> str:
+    rows, columns = np.nonzero(table.cells[:, :, 0])
+    return _packed(np.column_stack([table.levels[rows], columns, table.cells[rows, columns]]))
+
+
+def _table_from_json(text: str) -> _Table:
+    entries = _unpacked(text, 5)
+    numbers, rises = entries[:, 0].astype(np.int32), entries[:, 1].astype(np.int32)
+    if len(entries) and not (numbers.min() >= 0 and rises.min() >= 0 and rises.max() < RISE_CELLS and entries[:, 2].min() >= 0):
+        raise ValueError(f"levels and counts >= 0 and rises 0 .. {RISE_CELLS - 1} expected")
+    levels, rows = np.unique(numbers, return_inverse=True)
+    cells = np.zeros((len(levels), RISE_CELLS, 3), np.float32)
+    cells[rows, rises] = entries[:, 2:]
+    return _Table(levels, cells)

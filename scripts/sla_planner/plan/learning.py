@@ -1,7 +1,8 @@
 """What every known interval teaches, whichever sizing is used: lengths, how much of the error budget is spent, how the engine compares with its
 profile, and what the fleet has cost.
 
-    lengths        `work.mixed`
+    lengths        `work.mixed`, over as many requests as tell their mean prefill work to within `WORK_ERROR`: where few long prompts hold most of the
+                   tokens, one interval says little about the mean
     error budget   misses = finished * min(1, (1 - share within TTFT) + (1 - share within ITL))      the two shares do not say which requests overlap;
                          where a frontend counts gaps between tokens and not requests (Dynamo), the share within ITL is one of gaps
                    both sums fade with a time constant of `BUDGET_MEMORY_S`, so that last week's outage is forgiven
@@ -19,9 +20,10 @@ from sla_planner.plan.calibration import calibrate_decode, calibrate_prefill
 from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.state import ErrorBudget, PlanState
-from sla_planner.plan.work import mixed, request_work
+from sla_planner.plan.work import MIX_REQUESTS, mixed, request_work
 
 BUDGET_MEMORY_S = 3 * 86_400.0
+WORK_ERROR = 0.05
 
 
 def seconds_charged(state: PlanState, settings: PlanSettings, observation: Observation) -> PlanState:
@@ -40,13 +42,22 @@ def _holding(counts: WorkerCounts | None, asked: int | None) -> int:
 def learned(settings: PlanSettings, engine: Engine, state: PlanState, observation: Observation) -> PlanState:
     """The state after a window whose traffic is known."""
     traffic = observation.traffic
-    mix = mixed(state.mix, traffic)
+    mix = mixed(state.mix, traffic, _telling_requests(settings, engine, state))
     prefill, decode = state.prefill, state.decode
     if mix is not None and settings.correction:
         work = request_work(engine, settings.sla, mix)
         prefill = replace(prefill, calibration=calibrate_prefill(prefill.calibration, observation, work))
         decode = replace(decode, calibration=calibrate_decode(decode.calibration, observation, engine))
     return replace(state, prefill=prefill, decode=decode, mix=mix, budget=_spent(state.budget, traffic), known_at_s=traffic.at_s)
+
+
+def _telling_requests(settings: PlanSettings, engine: Engine, state: PlanState) -> float:
+    """How many requests tell the mean prefill work of one to within `WORK_ERROR`: the squared variation of a request's over the squared error."""
+    if state.mix is None:
+        return MIX_REQUESTS
+    work = request_work(engine, settings.sla, state.mix)
+    variation = work.prefill_s2 / work.prefill_s**2 - 1
+    return max(variation / WORK_ERROR**2, MIX_REQUESTS)
 
 
 def _spent(budget: ErrorBudget, traffic: TrafficWindow) -> ErrorBudget:

@@ -25,7 +25,7 @@ from sla_planner.plan.settings import PlanSettings, RoleLimits, Sizing
 from sla_planner.plan.size_mean import size_by_mean
 from sla_planner.plan.size_risk import size_by_risk
 from sla_planner.plan.sizing import RoleNeed, Sized
-from sla_planner.plan.stability import Below, Steadied, steady
+from sla_planner.plan.stability import MOST_TURNS, Below, Steadied, steady
 from sla_planner.plan.state import PlanState, RoleState
 
 _SIZES = {Sizing.MEAN: size_by_mean, Sizing.RISK: size_by_risk}
@@ -132,9 +132,13 @@ def _decided(
     )
     return decision, replace(
         state,
-        prefill=replace(state.prefill, below=steadied[0].below, asked=prefill.desired),
-        decode=replace(state.decode, below=steadied[1].below, asked=decode.desired),
+        prefill=_after(state.prefill, steadied[0].below, prefill, traffic.at_s),
+        decode=_after(state.decode, steadied[1].below, decode, traffic.at_s),
     )
+
+
+def _after(state: RoleState, below: Below, decision: RoleDecision, at_s: float) -> RoleState:
+    return replace(state, below=below, asked=decision.desired, turns=state.turns.after(decision.desired - decision.current, at_s))
 
 
 def _bounded(need: RoleNeed, limits: RoleLimits) -> RoleNeed:
@@ -149,7 +153,11 @@ def _bounded(need: RoleNeed, limits: RoleLimits) -> RoleNeed:
 def _steadied(settings: PlanSettings, sized: Sized, need: RoleNeed, counts: WorkerCounts, state: RoleState, at_s: float) -> Steadied:
     if not sized.gradual and settings.grace_s is None:
         return Steadied(need.workers, state.below)
-    return steady(need.workers, counts.total, state.below, at_s=at_s, grace_s=settings.effective_grace_s, survivors_hold=need.holds)
+    steadied = steady(need.workers, counts.total, state.below, at_s=at_s, grace_s=settings.effective_grace_s, survivors_hold=need.holds)
+    if steadied.desired < counts.total and state.turns.too_many(at_s):
+        text = f"{steadied.desired} would do; no worker leaves after {MOST_TURNS} changes of direction within an hour"
+        return Steadied(counts.total, steadied.below, Reason.GRACE, text)
+    return steadied
 
 
 def _role(role: Role, counts: WorkerCounts, need: RoleNeed, steadied: Steadied, granted: int, limited_by: Reason | None) -> RoleDecision:

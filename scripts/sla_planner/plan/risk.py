@@ -15,17 +15,18 @@ A worker costs its GPUs every second; an avoided miss is worth `price` GPU-secon
 so that a worker is harder to get than to hold. Four corrections follow, each of which can only raise the need:
 
     present  however cheap a miss is, the load that is there now must be carried: at most 5 % of it missed, or what the promise allows if that is more
-    drain    a queue of B worker-seconds makes every arriving request miss until it is gone. Holding N extra workers for S + 60 s costs g N (S + 60)
-             and shortens that to B / N:  N = load / r + sqrt(price q B / (g (S + 60))), r = the utilisation that loses 20 %; at most 3 load + 1
-    batch    decode: the requests that are running already need running * batch share workers
+    drain    work B that will wait when workers launched now are ready makes every arriving request miss until it is gone. Holding N extra workers for
+             S + 60 s costs g N (S + 60) and shortens that to B / N:  N = load / r + sqrt(price q B / (g (S + 60))), r = the utilisation that loses
+             20 %; at most 3 load + 1. What waits for prefill will wait for decode, as soon as more prefill workers let it through: both roles drain
+    batch    decode: the requests that are running already need running * batch share workers; none is launched for them, they are over sooner
     dip      do not release below the 30 % quantile of the needs of the last 13 horizons: a lull is not a trend
 
-Price. A request of this model costs w GPU-seconds (both roles); an avoided miss is worth `PRICE[role]` times that, in proportion to how strict the
-promise is (1 % allowed misses = 1) and to what is left of the error budget: with e = (misses - allowed) / (allowed in 24 h), times
-exp(2.5 e) clipped to [0.5, 8]. The aim is a little stricter than the promise (`AIM`), because one setting scatters between days.
+Price. A request costs this role w GPU-seconds of work, and its share of the one worker that stands there anyway, g / usual requests per second; an
+avoided miss is worth `PRICE[role]` times both, in proportion to how strict the promise is (1 % allowed misses = 1) and to what is left of the error
+budget: with e = (misses - allowed) / (allowed in 24 h), times exp(2.5 e) clipped to [0.5, 8]. So it means the same for an 8 B and a 400 B model, and
+for two workers and two hundred. The aim is a little stricter than the promise (`AIM`), because one setting scatters between days.
 
-The rules are those that did best on three recorded days of LLM traffic (ServeGen). Prices are per GPU-second of a request, so that they mean the same
-for an 8 B and a 400 B model.
+The numbers are those that did best on three recorded days of LLM traffic (ServeGen), the same days rotated by 12 hours among them.
 """
 
 from __future__ import annotations
@@ -33,14 +34,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from sla_planner.plan.decision import Reason, Role
 from sla_planner.plan.jumps import JumpMemory, Rises
 from sla_planner.plan.misses import Curve, highest_load, miss_share
 from sla_planner.plan.sizing import direction
 
-PRICE = {Role.PREFILL: 60.0, Role.DECODE: 15.0}
+PRICE = {Role.PREFILL: 32.0, Role.DECODE: 13.0}
 LAUNCH_COST = 3.0
 DRAIN_HOLD_S = 60.0
 BUDGET_GAIN = 2.5
@@ -53,12 +52,12 @@ NOTHING = 0.01  # of a worker
 DIP_QUANTILE = 0.3
 DIP_HORIZONS = 13
 STRIDES = 64
-CELLS = 512  # possible loads are summed in so many equal cells before sizes are compared
 
 
 @dataclass(frozen=True, slots=True)
 class RoleLoad:
-    """One role now. Loads in worker-seconds/s; `backlog_s` worker-seconds waiting; `batch_workers` workers that the running batch needs (decode)."""
+    """One role now. Loads in worker-seconds/s; `backlog_s` worker-seconds that will wait when a worker launched now is ready; `batch_workers`
+    workers that the running batch needs (decode)."""
 
     role: Role
     level: float
@@ -100,7 +99,8 @@ class RiskNeed:
 
 
 def price_gpu_s(role: Role, request_gpu_s: float, attainment: float, budget_used: float) -> float:
-    """GPU-seconds that one avoided miss is worth. `budget_used`: e of the module docstring."""
+    """GPU-seconds that one avoided miss is worth. `request_gpu_s`: what a request costs this role, standing worker included; `budget_used`: e of the
+    module docstring."""
     loop = min(max(math.exp(min(BUDGET_GAIN * budget_used, 50.0)), BUDGET_CLIP[0]), BUDGET_CLIP[1])
     return PRICE[role] * request_gpu_s * 0.01 / (1 - attainment) * loop
 
@@ -125,8 +125,8 @@ class RoleCase:
 def risk_need(case: RoleCase, horizon: Horizon, allowed_misses: float) -> RiskNeed:
     """The size of one role under the price rule. `allowed_misses`: share (0..1) that the promise lets miss."""
     load, memory, curve, price = case.load, case.memory, case.curve, case.price
-    keep_rises = memory.keep(load.level, load.rate_rps, horizon.intervals)
-    launch_rises = memory.launch(load.level, load.rate_rps, horizon.intervals)
+    keep_rises = memory.keep(load.level, load.rate_rps)
+    launch_rises = memory.launch(load.level, load.rate_rps)
     keep = cheapest(keep_rises, curve, load.gpus_per_worker, price)
     launch = cheapest(launch_rises, curve, load.gpus_per_worker * LAUNCH_COST, price)
     workers = launch if launch > load.coming else max(launch, min(load.coming, keep))
@@ -138,8 +138,8 @@ def risk_need(case: RoleCase, horizon: Horizon, allowed_misses: float) -> RiskNe
         notes.append("what is there now must be carried")
     if (drained := _drain(load, curve, price, horizon.startup_s)) > workers:
         workers, reason = drained, Reason.BACKLOG
-        notes.append(f"{load.backlog_s:.1f} worker-seconds are queued")
-    if (batch := math.ceil(load.batch_workers - 0.05)) > workers:
+        notes.append(f"{load.backlog_s:.1f} worker-seconds will be waiting")
+    if (batch := min(math.ceil(load.batch_workers - 0.05), load.coming)) > workers:
         workers, reason = batch, Reason.BACKLOG
         notes.append(f"the running batch alone needs {load.batch_workers:.2f} workers")
     undipped = workers
@@ -158,12 +158,12 @@ def risk_need(case: RoleCase, horizon: Horizon, allowed_misses: float) -> RiskNe
 
 def cheapest(rises: Rises, curve: Curve, worker_cost: float, price: float) -> int:
     """argmin over N of worker_cost * N + price * (misses per second with N workers)."""
-    loads, stakes = _cells(rises)
+    stakes = price * rises.weight * rises.rate_rps
 
     def cost(workers: int) -> float:
-        return worker_cost * workers + price * float(stakes @ miss_share(curve, loads, workers))
+        return worker_cost * workers + float(stakes @ miss_share(curve, rises.load, workers))
 
-    stride = max(1, int(loads[-1] / STRIDES))  # a large fleet is searched in strides that get shorter
+    stride = max(1, int(rises.load[-1] / STRIDES))  # a large fleet is searched in strides that get shorter
     best, least, workers = 0, cost(0), stride
     while worker_cost * workers < least:
         if (here := cost(workers)) < least:
@@ -175,22 +175,11 @@ def cheapest(rises: Rises, curve: Curve, worker_cost: float, price: float) -> in
     return best
 
 
-def _cells(rises: Rises) -> tuple[np.ndarray, np.ndarray]:
-    """Possible loads and the requests/s at stake in each, summed in CELLS equal cells (upper edges: never understated)."""
-    low, high = max(float(rises.load.min()), 0.0), max(float(rises.load.max()), 1e-6)
-    width = max((high - low) / CELLS, 1e-9)
-    index = np.clip(np.ceil((rises.load - low) / width), 0, CELLS).astype(np.intp)
-    stake = np.repeat((rises.weight * rises.rate_rps / rises.load.shape[1])[:, None], rises.load.shape[1], axis=1)
-    stakes = np.bincount(index.ravel(), weights=stake.ravel(), minlength=CELLS + 1)
-    return low + width * np.arange(CELLS + 1), stakes
-
-
 def _missed(rises: Rises, curve: Curve, workers: int) -> float:
     """Expected share of the horizon's requests that miss."""
-    at_stake = float(rises.weight @ rises.rate_rps)
-    if at_stake <= 0:
-        return 0.0
-    return float((rises.weight * rises.rate_rps) @ miss_share(curve, rises.load, workers).mean(axis=1)) / at_stake
+    stakes = rises.weight * rises.rate_rps
+    at_stake = float(stakes.sum())
+    return float(stakes @ miss_share(curve, rises.load, workers)) / at_stake if at_stake > 0 else 0.0
 
 
 def _duration(seconds: float) -> str:
@@ -198,12 +187,9 @@ def _duration(seconds: float) -> str:
 
 
 def _drain(load: RoleLoad, curve: Curve, price: float, startup_s: float) -> int:
-    if load.backlog_s <= BACKLOG_S * max(load.ready, 1):
+    if load.backlog_s <= 0:
         return 0
-    backlog_s = load.backlog_s + (load.level - load.ready) * startup_s
-    if backlog_s <= 0:
-        return 0
-    extra = math.sqrt(price * load.rate_rps * backlog_s / (load.gpus_per_worker * (startup_s + DRAIN_HOLD_S)))
+    extra = math.sqrt(price * load.rate_rps * load.backlog_s / (load.gpus_per_worker * (startup_s + DRAIN_HOLD_S)))
     wanted = load.level / highest_load(curve, DRAIN_UTILISATION_MISSES) + extra
     return math.ceil(min(wanted, 3 * load.level + 1))
 

@@ -53,14 +53,17 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
     work = within_reach(request_work(engine, settings.sla, mix, slowness), settings.sla)
     seen = _seen(observation, work, mix.osl_tokens, state)
     horizon = Horizon(settings.startup_s, settings.interval_s)
-    price_of = _prices(settings, state, work)
+    price_of = _prices(settings, state, work, seen.rate_rps)
     roles = (
         (Role.PREFILL, state.prefill, observation.prefill, settings.prefill, seen.prefill_load, prefill_miss_curve(work)),
         (Role.DECODE, state.decode, observation.decode, settings.decode, seen.decode_load, decode_miss_curve(work)),
     )
     needs, states, note = [], [], ""
+    late_s = 0.0  # prefill work that will wait when workers launched now are ready
     for role, role_state, counts, limits, now, curve in roles:
         remembered, level, note = _remembered(role_state, now, seen.rate_rps, horizon)
+        if role is Role.PREFILL and seen.backlog_s > BACKLOG_S * max(counts.ready, 1):
+            late_s = max(seen.backlog_s + (level - counts.ready) * settings.startup_s, 0.0)
         load = RoleLoad(
             role=role,
             level=level,
@@ -68,15 +71,15 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
             ready=counts.ready,
             coming=counts.coming,
             gpus_per_worker=limits.gpus_per_worker,
-            backlog_s=seen.backlog_s if role is Role.PREFILL else 0.0,
+            backlog_s=late_s if role is Role.PREFILL else late_s * work.decode_s / work.prefill_s,
             batch_workers=seen.batch_workers if role is Role.DECODE else 0.0,
         )
         need = risk_need(RoleCase(load, remembered.memory, curve, price_of[role], remembered.needs), horizon, 1 - settings.sla.attainment)
         needs.append((need, load, curve))
         states.append(replace(remembered, needs=(*remembered.needs, need.undipped)[-horizon.dip_intervals :]))
     sized = Sized(
-        prefill=_role_need(*needs[0], settings, infeasible=work.prefill_infeasible),
-        decode=_role_need(*needs[1], settings, infeasible=work.decode_infeasible),
+        prefill=_role_need(*needs[0], settings, held_back=late_s > 0, infeasible=work.prefill_infeasible),
+        decode=_role_need(*needs[1], settings, held_back=late_s > 0, infeasible=work.decode_infeasible),
         prediction=Prediction(
             request_rate_rps=seen.rate_rps,
             isl_tokens=mix.isl_tokens if state.mix else 0.0,
@@ -95,11 +98,14 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
     return sized, replace(state, prefill=states[0], decode=states[1], prefill_arrivals=seen.prefill_load, decode_arrivals=seen.decode_arrivals)
 
 
-def _prices(settings: PlanSettings, state: PlanState, work: RequestWork) -> dict[Role, float]:
-    request_gpu_s = work.prefill_s * settings.prefill.gpus_per_worker + work.decode_s * settings.decode.gpus_per_worker
+def _prices(settings: PlanSettings, state: PlanState, work: RequestWork, rate_rps: float) -> dict[Role, float]:
     budget, attainment = state.budget, settings.sla.attainment
     used = budget_used(budget.misses, budget.requests, budget.requests / max(budget.seconds, 1.0) * DAY_S, attainment)
-    return {role: price_gpu_s(role, request_gpu_s, attainment, used) for role in Role}
+    usual_rps = max(budget.requests / budget.seconds if budget.seconds > 0 else rate_rps, 1e-3)
+    return {
+        Role.PREFILL: price_gpu_s(Role.PREFILL, settings.prefill.gpus_per_worker * (work.prefill_s + 1 / usual_rps), attainment, used),
+        Role.DECODE: price_gpu_s(Role.DECODE, settings.decode.gpus_per_worker * (work.decode_s + 1 / usual_rps), attainment, used),
+    }
 
 
 def _seen(observation: Observation, work: RequestWork, osl_tokens: float, state: PlanState) -> _Seen:
@@ -149,7 +155,7 @@ def _remembered(state: RoleState, load: float, rate_rps: float, horizon: Horizon
     return replace(state, series=series, memory=memory), expected.mean, expected.note
 
 
-def _role_need(need: RiskNeed, load: RoleLoad, curve: Curve, settings: PlanSettings, *, infeasible: bool) -> RoleNeed:
+def _role_need(need: RiskNeed, load: RoleLoad, curve: Curve, settings: PlanSettings, *, held_back: bool, infeasible: bool) -> RoleNeed:
     allowed = 1 - settings.sla.attainment
     present = max(load.level, 0.0)
 
@@ -158,7 +164,7 @@ def _role_need(need: RiskNeed, load: RoleLoad, curve: Curve, settings: PlanSetti
     def holds(workers: int) -> bool:
         """The survivors keep the promise, or what they miss is missed already."""
         missed = float(miss_share(curve, present, workers))
-        return load.backlog_s <= BACKLOG_S * max(load.ready, 1) and missed <= max(allowed, now_missed + ALREADY_MISSED)
+        return not held_back and missed <= max(allowed, now_missed + ALREADY_MISSED)
 
     return RoleNeed(need.workers, Reason.INFEASIBLE if infeasible else need.reason, need.explanation, holds)
 

@@ -4,6 +4,9 @@
     down    only after the need has stayed below `current` for the whole grace period, then at most max(1, current / 4) workers a tick, and to no
             fewer than the highest need of that period; each step only if the survivors hold the promise at the load that is there now.
 
+    turns   growth after shrinkage is a turn, and so is shrinkage after growth. A role that has turned `MOST_TURNS` times within the last hour gives
+            no more workers away until one of those turns is an hour old; it may still grow. So it turns at most once more than that in any hour.
+
 A step down restarts nothing: the period goes on, so the next step may follow at the next tick. Any need at or above `current` ends it.
 """
 
@@ -15,6 +18,8 @@ from dataclasses import dataclass
 from sla_planner.plan.decision import Reason
 
 LARGEST_STEP_SHARE = 4  # at most one in so many workers leaves per tick
+MOST_TURNS = 5
+HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,26 @@ class Below:
 
     since_s: float = 0.0
     needs: tuple[tuple[float, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """`direction` of the last change (1 up, -1 down, 0 none yet), and when the direction changed within the last hour, oldest first."""
+
+    direction: int = 0
+    at_s: tuple[float, ...] = ()
+
+    def after(self, change: int, now_s: float) -> Turns:
+        """With a change by so many workers in it, which may be 0."""
+        recent = tuple(at_s for at_s in self.at_s if now_s - HOUR_S < at_s <= now_s)
+        direction = (change > 0) - (change < 0)
+        if not direction:
+            return Turns(self.direction, recent)
+        return Turns(direction, (*recent, now_s) if direction == -self.direction else recent)
+
+    def too_many(self, now_s: float) -> bool:
+        """Whether the role must not shrink now."""
+        return self.direction > 0 and sum(now_s - HOUR_S < at_s <= now_s for at_s in self.at_s) >= MOST_TURNS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from sla_planner.plan.forecast import LARGEST, SeriesState
 from sla_planner.plan.jumps import JumpMemory
 from sla_planner.plan.room import Room
 from sla_planner.plan.settings import PlanSettings
-from sla_planner.plan.stability import Below
+from sla_planner.plan.stability import Below, Turns
 from sla_planner.plan.work import LONGEST_TOKENS, LengthMix, Lengths
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class RoleState:
     below: Below = field(default_factory=Below)
     needs: tuple[int, ...] = ()
     asked: int | None = None  # what the last decision asked for
+    turns: Turns = field(default_factory=Turns)
     room: Room = field(default_factory=Room)
 
 
@@ -134,6 +135,7 @@ def _role_to_json(state: RoleState) -> dict[str, Any]:
         "below": {"since_s": state.below.since_s, "needs": state.below.needs},
         "needs": state.needs,
         "asked": state.asked,
+        "turns": {"direction": state.turns.direction, "at_s": state.turns.at_s},
         "room": asdict(state.room),
     }
 
@@ -147,6 +149,7 @@ def _role_from_json(document: Mapping[str, Any]) -> RoleState:
         below=Below(_number(below["since_s"]), tuple((_number(at_s), int(need)) for at_s, need in below["needs"])),
         needs=tuple(int(need) for need in document["needs"]),
         asked=None if document["asked"] is None else int(document["asked"]),
+        turns=Turns(int(document["turns"]["direction"]), tuple(_number(at_s) for at_s in document["turns"]["at_s"])),
         room=_room_from_json(document["room"]),
     )
 

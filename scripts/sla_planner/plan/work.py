@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -88,8 +89,8 @@ class Slowness:
     decode: float = 1.0
 
 
-def mixed(previous: LengthMix | None, traffic: TrafficWindow) -> LengthMix | None:
-    """The mix after this window: completions weigh n against `MIX_REQUESTS`; idle or unknown lengths leave it as it was."""
+def mixed(previous: LengthMix | None, traffic: TrafficWindow, known_requests: float = MIX_REQUESTS) -> LengthMix | None:
+    """The mix after this window: completions weigh n against `known_requests`; idle or unknown lengths leave it as it was."""
     if not (traffic.isl_tokens.known and traffic.osl_tokens.known):
         return previous
     seen = LengthMix(
@@ -98,10 +99,11 @@ def mixed(previous: LengthMix | None, traffic: TrafficWindow) -> LengthMix | Non
     if previous is None:
         return seen
     count = traffic.completed_requests.or_else(MIX_REQUESTS)
-    gain = count / (count + MIX_REQUESTS)
+    gain = count / (count + known_requests)
     return LengthMix(isl=_blend(previous.isl, seen.isl, gain), osl=_blend(previous.osl, seen.osl, gain))
 
 
+@lru_cache(maxsize=16)
 def request_work(engine: Engine, sla: Sla, mix: LengthMix, slowness: Slowness = Slowness()) -> RequestWork:
     """The cost of one request of `mix` on `engine`, `slowness` times slower than its profile, under `sla`."""
     isl, isl_share = (np.array(part) for part in mix.isl)
@@ -190,6 +192,7 @@ def decode_load_of_batch(work: RequestWork, running: float, workers: int) -> flo
     return max(workers, 1) * share * work.itl_target_ms / step_ms
 
 
+@lru_cache(maxsize=16)
 def _best_tokens_per_s(engine: Engine) -> float:
     """Tokens/s of one prefill worker at the batch size that serves most."""
     law = BatchingLaw(engine)
