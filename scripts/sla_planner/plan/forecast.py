@@ -95,7 +95,7 @@ def _amount(value: Any) -> float:
 class Forecast:
     """The next `steps` intervals. `mean` of the path and `next` (its first value) are finite and >= 0.
 
-    `residuals`: past maxima less what was predicted before them, ascending. `scatter`: the prior's standard deviation. `note`: "" or what went wrong.
+    `series`: what it was made of. `note`: "" or what went wrong.
     """
 
     mean: float
@@ -103,15 +103,16 @@ class Forecast:
     steps: int
     predictor: Predictor
     note: str = ""
-    residuals: tuple[float, ...] = ()
-    scatter: float = 0.0
+    series: SeriesState = field(default_factory=SeriesState)
 
     def quantile(self, p: float) -> float:
         """The value that the maximum of the next `steps` values does not exceed with probability `p`, 0 < p < 1. Never below 0."""
-        if len(self.residuals) < LEAST_RESIDUALS:
-            return max(self.next + self.scatter * NormalDist().inv_cdf(p ** (1.0 / self.steps)), 0.0)
-        rank = math.ceil(p * len(self.residuals))
-        return max(self.next + self.residuals[max(rank, 1) - 1], 0.0)
+        residuals = _residuals(self.series, self.steps)
+        if len(residuals) < LEAST_RESIDUALS:
+            scatter = self.series.level.scatter if self.series.history else 0.0
+            return max(self.next + scatter * NormalDist().inv_cdf(p ** (1.0 / self.steps)), 0.0)
+        rank = math.ceil(p * len(residuals))
+        return max(self.next + residuals[max(rank, 1) - 1], 0.0)
 
 
 def check_available(predictor: Predictor) -> None:
@@ -156,8 +157,7 @@ def forecast(state: SeriesState, steps: int = 1) -> Forecast:
         steps=steps,
         predictor=state.predictor,
         note=note,
-        residuals=_residuals(state, steps),
-        scatter=state.level.scatter,
+        series=state,
     )
 
 

@@ -91,8 +91,8 @@ class _Table:
         """(RISE_CELLS, 3): the cells of all levels, weighted by how similar they are to `level`."""
         distance = (_level_of(self.levels) - level) / (KERNEL_WIDTH * (level + KERNEL_OFFSET))
         weight = np.exp(-0.5 * distance**2) + KERNEL_FLOOR
-        summed: npt.NDArray[np.float64] = np.tensordot(weight, self.cells, axes=1)
-        return summed
+        summed: npt.NDArray[np.float64] = (weight.astype(np.float32) @ self.cells.reshape(len(weight), 3 * RISE_CELLS)).astype(np.float64)
+        return summed.reshape(RISE_CELLS, 3)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
