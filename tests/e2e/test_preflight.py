@@ -57,9 +57,16 @@ def prometheus_url(serving: Serving) -> Iterator[str]:
 
 @pytest.fixture
 def preflight(serving: Serving, prometheus_url: str, capsys: pytest.CaptureFixture[str]) -> Look:
-    """`preflight(*flags)`: the exit code and the findings. Later flags win."""
+    """`preflight(*flags)`: the exit code and the findings. Later flags win. It looks again where a busy machine has just missed a scrape, which no
+    fault here is about."""
 
     def look(*flags: str) -> tuple[int, list[dict[str, str]]]:
+        found: list[tuple[int, list[dict[str, str]]]] = awaited(
+            lambda: [each for each in [once(*flags)] if "scraped" not in {told["check"] for told in grave(each[1])}], lambda: "scrapes are missed"
+        )
+        return found[0]
+
+    def once(*flags: str) -> tuple[int, list[dict[str, str]]]:
         code = run(["preflight", "--json", "--namespace", serving.namespace.name, "--prometheus-url", prometheus_url, *flags])
         out, err = capsys.readouterr()
         assert out, err
