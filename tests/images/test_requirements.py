@@ -20,7 +20,7 @@ from tests.images.repository import FOLDER, ROOT, images, stages_of
 
 from sla_planner.cli import STAGES
 
-FROM_A_CHECKOUT = {"render", "demo"}
+FROM_A_CHECKOUT = {"render", "demo", "simulate"}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 # The extra that no image carries: the stage says which package to install.
 OPTIONAL = {canonicalize_name(Requirement(text).name) for text in EXTRAS["prophet"]}

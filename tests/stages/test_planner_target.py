@@ -215,7 +215,7 @@ class TestRestoring:
             b"{}",
             b'{"plan": 3}',
             b'{"kind": "Pod", "apiVersion": "v1"}',
-            b'{"plan": {"format": 2}}',
+            b'{"plan": {"format": 3}}',
         ],
     )
     def test_what_is_no_state_is_set_aside_with_a_warning(self, page, tmp_path, caplog, content):
