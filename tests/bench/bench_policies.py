@@ -1,0 +1,134 @@
+"""What every policy costs on recorded days, and what each part of the planner buys.
+
+    python tests/bench/bench_policies.py [--quick] [--traces DIR] [--out DIR] [--jobs N]
+                                         [--ablation] [--robustness] [--frontier FILE.png]
+
+Recorded days are found in --traces by their names: servegen_mlarge_day1 six times over, servegen_r1_a four times, servegen_msmall_day2 six times
+(.csv or .csv.gz with arrival_s,isl,osl). Promised are TTFT 500 ms (servegen_r1_a: 1500 ms) and ITL 20 ms to 99 % of requests, on the shipped profile;
+--slas gives other promises. The first 10 minutes are not scored; GPU-hours are those of the whole day. Without --traces the shipped excerpt of
+44 minutes stands in, sixty times over: too short to tell policies apart.
+
+    (nothing)      one table per recording, start-up and promise, and the geometric means of GPU-hours against the alternatives. Settings of the
+                   alternatives are searched on this very traffic; the planner's are its own. The command below a table prints the same numbers
+    --ablation     the planner with one part of it switched off, by changing its constants in the process that runs it
+    --robustness   the planner on clusters that are not as it was told, and on the days rotated, rescaled, and followed by another one
+    --frontier     a picture of attainment against GPU-hours over the price of a miss, and the alternatives in it
+
+Every ratio is to something run in the same bench, and everything is deterministic: only how long it takes depends on the machine. A whole table takes
+about an hour of CPU; with --out, results are kept as JSON, and a bench that was interrupted goes on. Progress is told on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from policies import tables
+from policies.runs import Bench, Result, Task
+from policies.traffic import Promise, Recording, excerpt, recordings
+from policies.variants import FACTORS, ablations, after, conditions, priced
+
+from sla_planner.atomic import write_bytes
+from sla_planner.simulate.compiled import COMPILES
+from sla_planner.simulate.contestants import CONTESTANTS
+
+QUICK = ("slaplanner", "static", "clairvoyant")
+EXCERPT_SCALE, SLOW_SCALE = 60.0, 6.0  # without numba a simulation takes a hundred times as long
+
+
+def main() -> None:
+    arguments = _arguments()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the processes that run: their arrays are small
+    found = recordings(arguments.traces, arguments.days) if arguments.traces else [excerpt(EXCERPT_SCALE if COMPILES else SLOW_SCALE)]
+    bench = Bench(arguments.jobs, arguments.out)
+    if not (arguments.ablation or arguments.robustness or arguments.frontier):
+        for startup_s in arguments.startups:
+            print_policies(bench, found, arguments.policies, startup_s, arguments.slas)
+    for recording in found:
+        if arguments.ablation:
+            print_changes(bench, f"{recording.name}: one part off", ablations(recording))
+        if arguments.robustness:
+            print_changes(bench, f"{recording.name}: not as told", conditions(recording, after(recording, found)))
+    if arguments.frontier:
+        draw(bench, found, arguments.policies, arguments.frontier)
+
+
+def print_policies(bench: Bench, found: list[Recording], policies: list[str], startup_s: float, slas: list[Promise]) -> None:
+    """One table per recording, then the means, for each promise."""
+    for promised in slas or [None]:
+        days = []
+        for recording in found:
+            kept = recording if promised is None else replace(recording, promise=promised)
+            tasks = [Task(kept, policy, startup_s) for policy in policies]
+            days.append(_by_name(policies, bench.results(tasks)))
+            print(f"\n{tables.policy_table(tasks[0], days[-1])}", flush=True)
+        if told := tables.means(days):
+            print(f"\nAll {len(days)}\n\n{told}" if len(days) > 1 else f"\n{told}", flush=True)
+
+
+def print_changes(bench: Bench, what: str, tasks: Mapping[str, Task]) -> None:
+    print(f"\n{tables.change_table(what, _by_name(list(tasks), bench.results(list(tasks.values()))))}", flush=True)
+
+
+def draw(bench: Bench, found: list[Recording], policies: list[str], path: Path) -> None:
+    from policies.frontier import Frontier, picture
+
+    others = [policy for policy in policies if policy not in (tables.OURS, "fluid-bound")]
+    frontiers = []
+    for recording in found:
+        results = bench.results([priced(recording, factor) for factor in FACTORS] + [Task(recording, policy) for policy in others])
+        knob = dict(zip(FACTORS, results, strict=False))
+        frontiers.append(Frontier(recording.name, knob, _by_name(others, results[len(FACTORS) :])))
+        print(
+            f"\n{tables.change_table(f'{recording.name}: price of a miss', {f'x{factor:g}': knob[factor] for factor in (1.0, *FACTORS)})}", flush=True
+        )
+    write_bytes(path, picture(frontiers))
+    print(f"\n{path}")
+
+
+def _by_name(names: list[str], results: list[Result]) -> dict[str, Result]:
+    return dict(zip(names, results, strict=True))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help=f"the excerpt only, {', '.join(QUICK)} only")
+    parser.add_argument("--traces", type=Path, metavar="DIR", help="folder of recorded days")
+    parser.add_argument("--days", type=_names, default=[], metavar="NAMES", help="only these of them")
+    parser.add_argument(
+        "--policies", type=_names, default=list(CONTESTANTS), metavar="NAMES", help=f"with commas between; all: {', '.join(CONTESTANTS)}"
+    )
+    parser.add_argument(
+        "--startups", type=lambda text: [float(part) for part in _names(text)], default=[120.0], metavar="S", help="such as 30,120,300"
+    )
+    parser.add_argument("--slas", type=_promises, default=[], metavar="TTFT/ITL", help="such as 500/20,200/20,2000/100; else each day's own")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="so many processes")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results are kept here and used again")
+    parser.add_argument("--ablation", action="store_true", help="what each part of the planner buys")
+    parser.add_argument("--robustness", action="store_true", help="what happens when things are not as told")
+    parser.add_argument("--frontier", type=Path, metavar="FILE.png", help="draw attainment against GPU-hours")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.policies if name not in CONTESTANTS]:
+        parser.error(f"unknown policy {unknown[0]!r}; known: {', '.join(CONTESTANTS)}")
+    if arguments.quick:
+        arguments.traces, arguments.policies = None, list(QUICK)
+    return arguments
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.replace(",", " ").split() if name]
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in _names(text)]
+
+
+def _promises(text: str) -> list[Promise]:
+    return [Promise(*(float(part) for part in pair.split("/"))) for pair in _names(text)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `bench_policies.py` is made of."""

@@ -1,0 +1,90 @@
+"""Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from policies.runs import GOAL, Result, Task
+
+OURS = "slaplanner"
+AGAINST = ("static", "hpa", "dynamo06-headroom", "clairvoyant")
+
+
+def policy_table(task: Task, results: Mapping[str, Result]) -> str:
+    """One recording, one promise, one start-up: a line per policy. `task`: any of them."""
+    recording = task.recording
+    ours = results.get(OURS)
+    rows = []
+    for name, result in results.items():
+        ratio = f"{result['gpu_hours'] / ours['gpu_hours']:.2f}" if ours else ""
+        rows.append([name, *_cost(result), *_kept(result), str(result["actions"]), ratio, _knew(result)])
+    heads = ("policy", "GPU-hours", "prefill", "decode", "requests inside", "minutes inside", "actions", "/ slaplanner", "knew")
+    promise = f"--ttft {recording.promise.ttft_ms:g} --itl {recording.promise.itl_ms:g} --attainment {GOAL:g} --startup-s {task.startup_s:g}"
+    command = f"sla-planner simulate {recording.told()} {promise} --profile sample --policy {','.join(results)}"
+    title = f"{recording.name} x{recording.scale:g}, TTFT {recording.promise.ttft_ms:g} ms, ITL {recording.promise.itl_ms:g} ms, "
+    return f"### {title}start-up {task.startup_s:g} s\n\n{table(heads, rows)}\n\n    {command}\n"
+
+
+def means(days: Sequence[Mapping[str, Result]]) -> str:
+    """Geometric means over the days, of GPU-hours of the planner against each that reached the goal."""
+    rows = []
+    for name in AGAINST:
+        compared = [day for day in days if OURS in day and name in day and day[name]["reached"]]
+        if compared:
+            ratio = geometric_mean([day[OURS]["gpu_hours"] / day[name]["gpu_hours"] for day in compared])
+            rows.append([f"slaplanner / {name}", f"{ratio:.3f}", f"{len(compared)} of {len(days)}"])
+    return table(("GPU-hours", "geometric mean", "days on which it reached the goal"), rows) if rows else ""
+
+
+def change_table(what: str, results: Mapping[str, Result]) -> str:
+    """A line per change, the first one unchanged."""
+    base = next(iter(results.values()))
+    rows = []
+    for name, result in results.items():
+        kept = f"{share(result['attainment'])} @ {hours(result['gpu_hours'])}"
+        more = (result["attainment"] - base["attainment"]) * 100
+        days = ", ".join(share(day) for day in result["by_day"])
+        rows.append(
+            [
+                name,
+                kept,
+                f"{more:+.2f}",
+                f"{result['gpu_hours'] / base['gpu_hours'] - 1:+.1%}",
+                str(result["most_direction_changes_per_hour"]),
+                "; ".join(filter(None, (days, result["why"]))),
+            ]
+        )
+    return table((what, "inside @ GPU-hours", "points", "cost", "most turns/h", "per day, or why below 98 %"), rows)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def share(value: float) -> str:
+    """`99.12 %`; never rounded up to the goal."""
+    return "-" if math.isnan(value) else f"{math.floor(value * 10_000 + 1e-6) / 100:.2f} %"
+
+
+def hours(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _cost(result: Result) -> list[str]:
+    return [hours(result[name]) for name in ("gpu_hours", "gpu_hours_prefill", "gpu_hours_decode")]
+
+
+def _kept(result: Result) -> list[str]:
+    short = "" if result["reached"] else " (short)"
+    return [share(result["attainment"]) + short, share(result["minutes_inside"])]
+
+
+def _knew(result: Result) -> str:
+    tried = f" ({result['tried']} runs)" if result["tried"] > 1 else ""
+    return f"{result['knows']}{tried}"

@@ -1,0 +1,91 @@
+"""The recorded days that policies are compared on, and what becomes of them: more or less load, another hour of the day, a second day.
+
+Recordings are found by name; nothing of them is shipped but the excerpt, which stands in where no folder is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sla_planner.traffic.trace import Trace, read_trace, sample_trace_path
+
+DAY_S = 86_400.0
+SEED = 0  # of copies and their jitter, as the program's own
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Milliseconds."""
+
+    ttft_ms: float
+    itl_ms: float
+
+    def __str__(self) -> str:
+        return f"{self.ttft_ms:g}/{self.itl_ms:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A file, `scale` times its load, and what is promised. `period_s`: what it comes round after. `rotated`: by this share of the period (0..1) it
+    begins later, and what falls off its end comes first. `then`: what follows it."""
+
+    name: str
+    path: str
+    scale: float
+    promise: Promise
+    period_s: float = DAY_S
+    rotated: float = 0.0
+    then: Recording | None = None
+
+    def trace(self) -> Trace:
+        recorded = read_trace(Path(self.path))
+        if self.rotated:
+            recorded = _sorted((recorded.arrival_s + self.rotated * self.period_s) % self.period_s, recorded)
+        trace = recorded.scaled(self.scale, seed=SEED) if self.scale != 1 else recorded
+        if self.then is None:
+            return trace
+        later = self.then.trace()
+        both = [np.concatenate(pair) for pair in ((trace.isl_tokens, later.isl_tokens), (trace.osl_tokens, later.osl_tokens))]
+        arrival_s = np.concatenate([trace.arrival_s, later.arrival_s + self.period_s])
+        order = np.argsort(arrival_s, kind="stable")  # the last copies of the first day are jittered into the second
+        return Trace(arrival_s[order], both[0][order], both[1][order])
+
+    def times(self, factor: float) -> Recording:
+        return replace(self, scale=self.scale * factor)
+
+    def told(self) -> str:
+        """As options of `sla-planner simulate`."""
+        return f"--trace {'sample' if self.path == str(sample_trace_path()) else Path(self.path).name} --scale {self.scale:g}"
+
+
+def _sorted(arrival_s: np.ndarray, of: Trace) -> Trace:
+    order = np.argsort(arrival_s, kind="stable")
+    return Trace(arrival_s[order], of.isl_tokens[order], of.osl_tokens[order])
+
+
+KNOWN = (  # file, scale, promise
+    ("servegen_mlarge_day1", 6.0, Promise(500, 20)),
+    ("servegen_r1_a", 4.0, Promise(1500, 20)),
+    ("servegen_msmall_day2", 6.0, Promise(500, 20)),
+)
+
+
+def excerpt(scale: float) -> Recording:
+    path = sample_trace_path()
+    return Recording("azure2023_conv_excerpt", str(path), scale, Promise(500, 20), read_trace(path).end_s)
+
+
+def recordings(folder: Path, names: Sequence[str]) -> list[Recording]:
+    """Those of `KNOWN` that are in `folder`, or of `names` if there are any. Raises SystemExit when there are none."""
+    found = []
+    for name, scale, promise in KNOWN:
+        paths = [path for suffix in (".csv.gz", ".csv") if (path := folder / f"{name}{suffix}").is_file()]
+        if paths and (not names or name in names):
+            found.append(Recording(name, str(paths[0].resolve()), scale, promise))
+    if not found:
+        raise SystemExit(f"{folder}: holds none of {', '.join(f'{name}.csv.gz' for name, *_ in KNOWN if not names or name in names)}")
+    return found
