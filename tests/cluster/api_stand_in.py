@@ -70,7 +70,7 @@ class ApiStandIn:
         self.denied.add((verb, resource))
 
     def fail(self, status: int, *, verb: str = "", resource: str = "", times: int = 1) -> None:
-        """Answer the next `times` matching calls with `status`; 0 cuts the connection."""
+        """Answer the next `times` matching calls with `status`; 0 cuts the connection, 403 is RBAC's."""
         left = [times]
 
         def failure(call: Call) -> int | None:
@@ -118,14 +118,14 @@ class ApiStandIn:
     # Below: what the server calls.
 
     def answer(self, call: Call, resource: Resource, subresource: str) -> tuple[int, Any]:
-        if (call.verb, call.resource) in self.denied:
+        failed = next((status for failure in self.failures if (status := failure(call)) is not None), None)
+        if (call.verb, call.resource) in self.denied or failed == 403:
             where = f' in API group "{resource.group}" in the namespace "{call.namespace}"'
             return self._status(
                 403, f'{resource.name} "{call.name}" is forbidden: User "{USER}" cannot {call.verb} resource "{call.resource}"{where}'
             )
-        for failure in self.failures:
-            if (status := failure(call)) is not None:
-                return self._status(status, "as a test asked")
+        if failed is not None:
+            return self._status(failed, "as a test asked")
         key = (resource.plural, call.namespace, call.name)
         with self.changed:
             if call.verb == "list":

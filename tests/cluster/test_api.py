@@ -109,6 +109,27 @@ def test_reads_are_repeated_and_writes_that_were_sent_are_not(cluster: ApiStandI
     assert api.create(CONFIG_MAPS, config_map("c"))
 
 
+def test_a_server_that_has_just_come_back_may_refuse_for_a_while(cluster: ApiStandIn) -> None:
+    api = cluster.api(patience_s=10)
+    api.create(CONFIG_MAPS, config_map("a"))
+    cluster.fail(503, verb="get")
+    cluster.fail(403, verb="get", times=2)  # it answers again, and has not read all Roles yet
+    assert api.get(CONFIG_MAPS, "a")
+    cluster.fail(503, verb="get")
+    cluster.fail(403, verb="create")
+    assert api.get(CONFIG_MAPS, "a")
+    assert api.create(CONFIG_MAPS, config_map("b"))
+    impatient = cluster.api(patience_s=0)
+    cluster.fail(503, verb="get")
+    cluster.fail(403, verb="get")
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            impatient.get(CONFIG_MAPS, "a")
+    cluster.fail(403, verb="get")  # of a server that was there all the time it is an answer
+    with pytest.raises(ForbiddenError):
+        cluster.api(patience_s=10).get(CONFIG_MAPS, "a")
+
+
 def test_a_cluster_that_is_not_there_is_unreachable() -> None:
     with api_stand_in() as gone:
         api = gone.api()

@@ -44,6 +44,7 @@ PATIENCE_S = 5.0
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TIMEOUT_S = 10.0
+_JUST_BACK_S = 30.0  # for so long a server that was away may refuse what it will allow: it has not read all Roles yet
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _PAUSE_GROWTH = 0.1, 2.0, 2.0
 _JSON_PATCH, _MERGE_PATCH, _APPLY_PATCH = "application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"
 _MAY_NOT = re.compile(r'User "(?P<who>[^"]+)" cannot (?P<verb>\S+) resource "(?P<what>[^"]+)"')
@@ -80,6 +81,7 @@ class KubernetesApi:
         self.configuration = configuration
         self.namespace = namespace
         self._patience_s = patience_s
+        self._away_s = float("-inf")  # when it was last seen not to answer
         self._pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
 
     def get(self, resource: Resource, name: str, *, subresource: str = "", namespace: str | None = None) -> Object:
@@ -272,12 +274,19 @@ class KubernetesApi:
                 raise ForbiddenError(f"who we are cannot be told: {error}", hint="renew the token or the kubeconfig") from None
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 trouble = self._unreachable(error)
-                again = method == "GET" or isinstance(error, urllib3.exceptions.NewConnectionError)
+                refused = isinstance(error, urllib3.exceptions.NewConnectionError)
+                if refused:
+                    self._away_s = time.monotonic()
+                again = method == "GET" or refused
             else:
                 if response.status < 300:
                     return response
                 trouble = self._refusal(response, method, path)
+                if response.status >= 500:
+                    self._away_s = time.monotonic()
                 again = response.status == 429 or (method == "GET" and response.status >= 500)
+                if isinstance(trouble, ForbiddenError) and time.monotonic() - self._away_s < _JUST_BACK_S:
+                    trouble, again = UnreachableError(f"the Kubernetes API has just come back: {trouble.message}", hint="try again"), True
             if not again or time.monotonic() + pause_s > give_up_s:
                 raise trouble
             time.sleep(pause_s)
