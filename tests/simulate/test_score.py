@@ -49,7 +49,9 @@ def test_a_request_is_inside_when_both_promises_were_kept():
     assert (seen.requests, seen.attainment) == (6, pytest.approx(2 / 6))
     assert (seen.ttft_attainment, seen.itl_attainment) == (pytest.approx(4 / 6), pytest.approx(3 / 6))
     assert (seen.gpu_hours, seen.gpu_hours_prefill, seen.gpu_hours_decode, seen.launches) == (4.0, 1.5, 2.5, 7)
-    assert seen.ttft_p50_ms == 100
+    assert seen.ttft_p50_ms == 500
+    assert seen.ttft_p99_ms == math.inf  # one in six never began
+    assert (seen.itl_p50_ms, seen.itl_p99_ms) == (21, math.inf)  # of five: three with gaps, two that never ended
 
 
 def test_the_first_ten_minutes_are_not_scored():
@@ -85,7 +87,12 @@ def test_direction_changes_are_counted_in_the_worst_hour():
     assert most_direction_changes(at_s[:1], np.array([3])) == 0
 
 
-def test_quantiles_without_a_request_are_not_a_number():
+def test_what_was_never_answered_took_for_ever():
     seen, _ = judged([(0, NEVER, NEVER, False)])
     assert (seen.attainment, seen.minutes_inside) == (0, 0)
-    assert math.isnan(seen.ttft_p99_ms)
+    assert (seen.ttft_p50_ms, seen.itl_p99_ms) == (math.inf, math.inf)
+
+
+def test_quantiles_without_a_gap_are_not_a_number():
+    seen, _ = judged([(0, 0.1, NEVER, True)])
+    assert math.isnan(seen.itl_p99_ms)

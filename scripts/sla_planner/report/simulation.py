@@ -224,6 +224,8 @@ def cells(outcome: Outcome) -> tuple[str, ...]:
 def _latency(value_ms: float) -> str:
     if math.isnan(value_ms):
         return ""
+    if math.isinf(value_ms):
+        return "never"
     return f"{value_ms:.1f}" if value_ms < 100 else f"{value_ms:.0f}"
 
 

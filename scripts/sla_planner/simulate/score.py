@@ -10,6 +10,7 @@ is not. The first `WARM_UP_S` seconds are not scored: the fleet starts as it is 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ WARM_UP_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Shares are 0..1, latencies ms over scored requests (NaN without any)."""
+    """Shares are 0..1, latencies ms over scored requests: infinite where so many were never answered, NaN without any request."""
 
     requests: int
     attainment: float
@@ -55,6 +56,7 @@ def score(scenario: Scenario, result: RunResult, sla: Sla, *, warm_up_s: float =
         scored = np.ones(len(arrival_s), bool)
     kept = inside(result, sla)[scored]
     asked = result.course.asked
+    with_gaps = scored & ~(result.finished & np.isnan(result.itl_s))
     return Score(
         requests=int(scored.sum()),
         attainment=float(kept.mean()),
@@ -66,8 +68,8 @@ def score(scenario: Scenario, result: RunResult, sla: Sla, *, warm_up_s: float =
         gpu_hours_decode=result.gpu_hours_decode,
         ttft_p50_ms=_quantile_ms(result.ttft_s[scored], 0.5),
         ttft_p99_ms=_quantile_ms(result.ttft_s[scored], 0.99),
-        itl_p50_ms=_quantile_ms(result.itl_s[scored], 0.5),
-        itl_p99_ms=_quantile_ms(result.itl_s[scored], 0.99),
+        itl_p50_ms=_quantile_ms(result.itl_s[with_gaps], 0.5),
+        itl_p99_ms=_quantile_ms(result.itl_s[with_gaps], 0.99),
         actions=int((np.diff(asked, axis=0) != 0).any(axis=1).sum()),
         launches=result.launches,
         most_direction_changes_per_hour=max(most_direction_changes(result.course.at_s, asked[:, role]) for role in (0, 1)),
@@ -100,5 +102,8 @@ def _minutes_inside(arrival_s: npt.NDArray[np.float64], kept: npt.NDArray[np.boo
 
 
 def _quantile_ms(seconds: npt.NDArray[np.float64], share: float) -> float:
-    known = seconds[np.isfinite(seconds)]
-    return float(np.quantile(known, share)) * 1000 if len(known) else float("nan")
+    """The latency that so many requests did not exceed; infinite where they had none. NaN without any request."""
+    if not len(seconds):
+        return math.nan
+    place = min(int(share * len(seconds)), len(seconds) - 1)
+    return float(np.partition(np.where(np.isnan(seconds), math.inf, seconds), place)[place]) * 1000
