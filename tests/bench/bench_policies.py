@@ -42,7 +42,10 @@ EXCERPT_SCALE, SLOW_SCALE = 60.0, 6.0  # without numba a simulation takes a hund
 def main() -> None:
     arguments = _arguments()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the processes that run: their arrays are small
-    found = recordings(arguments.traces, arguments.days) if arguments.traces else [excerpt(EXCERPT_SCALE if COMPILES else SLOW_SCALE)]
+    known = recordings(arguments.traces) if arguments.traces else [excerpt(EXCERPT_SCALE if COMPILES else SLOW_SCALE)]
+    found = [recording for recording in known if not arguments.days or recording.name in arguments.days]
+    if not found:
+        raise SystemExit(f"none of {', '.join(arguments.days)} is known; known: {', '.join(recording.name for recording in known)}")
     bench = Bench(arguments.jobs, arguments.out)
     if not (arguments.ablation or arguments.robustness or arguments.frontier):
         for startup_s in arguments.startups:
@@ -51,7 +54,7 @@ def main() -> None:
         if arguments.ablation:
             print_changes(bench, f"{recording.name}: one part off", ablations(recording))
         if arguments.robustness:
-            print_changes(bench, f"{recording.name}: not as told", conditions(recording, after(recording, found)))
+            print_changes(bench, f"{recording.name}: not as told", conditions(recording, after(recording, known)))
     if arguments.frontier:
         draw(bench, found, arguments.policies, arguments.frontier)
 

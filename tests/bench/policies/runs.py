@@ -65,9 +65,13 @@ class Task:
         return f"{self.recording.name} {self.recording.promise} {self.startup_s:g}s {self.policy}"
 
     @property
+    def source(self) -> str:
+        """Of the code that decides its result."""
+        return _source(RESTS_ON if self.policy.startswith(KNOWS_THE_PLANNER) else RESTS_ON[:-1])
+
+    @property
     def file_name(self) -> str:
-        rooms = RESTS_ON if self.policy.startswith(KNOWS_THE_PLANNER) else RESTS_ON[:-1]
-        key = hashlib.sha256(f"{self!r} {_source(rooms)}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{self!r} {self.source}".encode()).hexdigest()[:16]
         return f"{self.words.replace('/', '-').replace(' ', '_')}_{key}.json"
 
 
@@ -77,29 +81,29 @@ class Bench:
 
     jobs: int = 1
     folder: Path | None = None
-    done: dict[Task, Result] = field(default_factory=dict)
+    done: dict[str, Result] = field(default_factory=dict)  # by the task's repr: constants may be dicts
 
     def results(self, tasks: Sequence[Task]) -> list[Result]:
         """In the order of the tasks. What it does is said on stderr."""
         for task in tasks:
             self._look_up(task)
-        missing = [task for task in dict.fromkeys(tasks) if task not in self.done]
+        missing = [task for key, task in {repr(task): task for task in tasks}.items() if key not in self.done]
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(max(min(self.jobs, len(missing)), 1), mp_context=spawn, max_tasks_per_child=1) as pool:
-            running = {pool.submit(perform, task): task for task in missing}
+            running = {pool.submit(perform, task, task.source): task for task in missing}
             for number, finished in enumerate(as_completed(running), start=1):
                 task, result = running[finished], finished.result()
                 self._keep(task, result)
                 said = f"{result['attainment']:.2%} inside, {result['gpu_hours']:.1f} GPU-h, {result['cpu_s']:.0f} s CPU"
                 print(f"[{number}/{len(missing)}] {task.words}: {said}", file=sys.stderr, flush=True)
-        return [self.done[task] for task in tasks]
+        return [self.done[repr(task)] for task in tasks]
 
     def _look_up(self, task: Task) -> None:
-        if self.folder is not None and task not in self.done and (kept := self.folder / task.file_name).exists():
-            self.done[task] = json.loads(kept.read_text())
+        if self.folder is not None and repr(task) not in self.done and (kept := self.folder / task.file_name).exists():
+            self.done[repr(task)] = json.loads(kept.read_text())
 
     def _keep(self, task: Task, result: Result) -> None:
-        self.done[task] = result
+        self.done[repr(task)] = result
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / task.file_name, json.dumps({**result, "task": repr(task)}, indent=1) + "\n")
@@ -116,9 +120,11 @@ def _source(rooms: tuple[str, ...]) -> str:
 # ---- in the process of a task --------------------------------------------------------------------------------------------------------------
 
 
-def perform(task: Task) -> dict[str, Any]:
-    """In a fresh process: constants stay changed."""
+def perform(task: Task, source: str) -> dict[str, Any]:
+    """In a fresh process: constants stay changed. Raises RuntimeError when the program is no longer the one that the bench began with."""
     begun = time.process_time()
+    if task.source != source:
+        raise RuntimeError("the program was changed while its bench ran: start the bench again")
     for name, value in task.constants:
         change(name, value)
     contest = contest_of(task)

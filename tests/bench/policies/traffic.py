@@ -5,7 +5,6 @@ Recordings are found by name; nothing of them is shipped but the excerpt, which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,13 +78,13 @@ def excerpt(scale: float) -> Recording:
     return Recording("azure2023_conv_excerpt", str(path), scale, Promise(500, 20), read_trace(path).end_s)
 
 
-def recordings(folder: Path, names: Sequence[str]) -> list[Recording]:
-    """Those of `KNOWN` that are in `folder`, or of `names` if there are any. Raises SystemExit when there are none."""
+def recordings(folder: Path) -> list[Recording]:
+    """Those of `KNOWN` that are in `folder`. Raises SystemExit when there are none."""
     found = []
     for name, scale, promise in KNOWN:
         paths = [path for suffix in (".csv.gz", ".csv") if (path := folder / f"{name}{suffix}").is_file()]
-        if paths and (not names or name in names):
+        if paths:
             found.append(Recording(name, str(paths[0].resolve()), scale, promise))
     if not found:
-        raise SystemExit(f"{folder}: holds none of {', '.join(f'{name}.csv.gz' for name, *_ in KNOWN if not names or name in names)}")
+        raise SystemExit(f"{folder}: holds none of {', '.join(f'{name}.csv.gz' for name, *_ in KNOWN)}")
     return found
