@@ -42,13 +42,14 @@ class Run:
     def __init__(self, engine, settings, window, prefill=1, decode=1):
         self.engine, self.settings, self.window = engine, settings, window
         self.fleet = (prefill, decode)
+        self.starting = (0, 0)  # of them
         self.state = new_state(settings)
         self.at_s = 0.0
 
     def tick(self, **quantities):
         self.at_s += self.settings.interval_s
         traffic = self.window(self.at_s, self.settings.interval_s, **quantities)
-        seen = Observation(traffic, *(WorkerCounts(count) for count in self.fleet))
+        seen = Observation(traffic, *(WorkerCounts(count - late, late) for count, late in zip(self.fleet, self.starting, strict=True)))
         decision, self.state = decide(self.settings, self.engine, self.state, seen)
         self.fleet = (decision.prefill.desired, decision.decode.desired)
         return decision
@@ -319,3 +320,15 @@ def test_what_the_profile_has_not_measured_is_said(h200_fitted, window):
     assert "100% of prompts are longer than the 16372 tokens that the profile measured: their TTFT is extrapolated" in verdicts
     assert "the mean context of 20150 tokens is above the 13585 that the profile measured: its ITL is extrapolated" in verdicts
     assert Run(h200_fitted, RISK, window).chat(1).verdicts == ()
+
+
+def test_a_worker_that_never_becomes_ready_is_replaced_and_named(h200_fitted, window):
+    run = Run(h200_fitted, RISK, window)
+    for _ in range(20):
+        decision = run.chat(45)
+    needed = decision.decode.desired
+    run.starting = (0, 1)
+    decisions = [run.chat(45) for _ in range(10)]  # one of them starts, and starts, for ten minutes
+    assert [each.decode.desired for each in decisions[:3]] == [needed] * 3
+    assert decisions[-1].decode.desired == needed + 1
+    assert "1 decode worker has not become ready within 180 s: not counted on, see the events of the pods" in decisions[-1].verdicts

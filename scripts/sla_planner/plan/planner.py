@@ -27,23 +27,33 @@ from sla_planner.plan.size_risk import size_by_risk
 from sla_planner.plan.sizing import RoleNeed, Sized
 from sla_planner.plan.stability import MOST_TURNS, Below, Steadied, steady
 from sla_planner.plan.state import PlanState, RoleState
+from sla_planner.plan.stuck import stuck_verdict, without
 
 _SIZES = {Sizing.MEAN: size_by_mean, Sizing.RISK: size_by_risk}
 
 
 def decide(settings: PlanSettings, engine: Engine, state: PlanState, observation: Observation) -> tuple[Decision, PlanState]:
     """One decision for both roles, and the state for the next. Never raises for anything that can be observed."""
-    state = _rooms_seen(seconds_charged(state, settings, observation), settings, observation)
+    state = _fleet_seen(seconds_charged(state, settings, observation), settings, observation)
     unknown = _unknown(observation)
     if unknown or observation.prefill is None or observation.decode is None:
         return _hold(settings, state, observation, unknown)
+    fleet = (observation.prefill, observation.decode)
+    stuck = tuple(each.starting.stuck(observation.traffic.at_s, settings.startup_s) for each in (state.prefill, state.decode))
+    observation = replace(observation, prefill=without(fleet[0], stuck[0]), decode=without(fleet[1], stuck[1]))
     state = learned(settings, engine, state, observation)
     if state.mix is None and observation.traffic.request_rate_rps.value > 0:
         lengths = observation.traffic.isl_tokens
         missing = "none has finished" if lengths.kind is Kind.IDLE else f"their lengths are unknown ({lengths.why})"
         return _hold(settings, state, observation, f"requests arrive, but {missing}")
     sized, state = _SIZES[settings.sizing](settings, engine, state, observation)
-    return _decided(settings, state, observation.traffic, sized, (observation.prefill, observation.decode))
+    sized = replace(
+        sized,
+        prefill=replace(sized.prefill, workers=sized.prefill.workers + stuck[0]),
+        decode=replace(sized.decode, workers=sized.decode.workers + stuck[1]),
+        verdicts=(*sized.verdicts, *filter(None, (stuck_verdict(role, each, settings.startup_s) for role, each in zip(Role, stuck, strict=True)))),
+    )
+    return _decided(settings, state, observation.traffic, sized, fleet)
 
 
 def warm_up(settings: PlanSettings, engine: Engine, state: PlanState, history: Iterable[TrafficWindow]) -> PlanState:
@@ -57,8 +67,8 @@ def warm_up(settings: PlanSettings, engine: Engine, state: PlanState, history: I
     return replace(state, gpu_seconds=0.0, last_at_s=None, known_at_s=None)
 
 
-def _rooms_seen(state: PlanState, settings: PlanSettings, observation: Observation) -> PlanState:
-    """Whether workers can be placed is seen on the fleet, also while traffic is unknown."""
+def _fleet_seen(state: PlanState, settings: PlanSettings, observation: Observation) -> PlanState:
+    """Whether workers can be placed and become ready is seen on the fleet, also while traffic is unknown."""
     prefill, decode, at_s = observation.prefill, observation.decode, observation.traffic.at_s
     if prefill is None or decode is None:
         return state
@@ -67,7 +77,15 @@ def _rooms_seen(state: PlanState, settings: PlanSettings, observation: Observati
         room_seen(state.prefill.room, Sight(prefill, decode, gpus[0], gpus[1], at_s), settings.unschedulable_limit_s),
         room_seen(state.decode.room, Sight(decode, prefill, gpus[1], gpus[0], at_s), settings.unschedulable_limit_s),
     )
-    return replace(state, prefill=replace(state.prefill, room=rooms[0]), decode=replace(state.decode, room=rooms[1]))
+    starting = (
+        state.prefill.starting.after(prefill, at_s, settings.startup_s),
+        state.decode.starting.after(decode, at_s, settings.startup_s),
+    )
+    return replace(
+        state,
+        prefill=replace(state.prefill, room=rooms[0], starting=starting[0]),
+        decode=replace(state.decode, room=rooms[1], starting=starting[1]),
+    )
 
 
 def _unknown(observation: Observation) -> str:

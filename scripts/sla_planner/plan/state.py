@@ -17,6 +17,7 @@ from sla_planner.plan.jumps import JumpMemory
 from sla_planner.plan.room import Room
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.stability import Below, Turns
+from sla_planner.plan.stuck import Starting
 from sla_planner.plan.work import LONGEST_TOKENS, LengthMix, Lengths
 
 FORMAT = 3
@@ -34,6 +35,7 @@ class RoleState:
     asked: int | None = None  # what the last decision asked for
     turns: Turns = field(default_factory=Turns)
     room: Room = field(default_factory=Room)
+    starting: Starting = field(default_factory=Starting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ def _role_to_json(state: RoleState) -> dict[str, Any]:
         "asked": state.asked,
         "turns": {"direction": state.turns.direction, "at_s": state.turns.at_s},
         "room": asdict(state.room),
+        "starting": {"since_s": state.starting.since_s, "looks": state.starting.looks},
     }
 
 
@@ -151,6 +154,10 @@ def _role_from_json(document: Mapping[str, Any]) -> RoleState:
         asked=None if document["asked"] is None else int(document["asked"]),
         turns=Turns(int(document["turns"]["direction"]), tuple(_number(at_s) for at_s in document["turns"]["at_s"])),
         room=_room_from_json(document["room"]),
+        starting=Starting(
+            _number(document["starting"]["since_s"]),
+            tuple((_number(at_s), int(starting)) for at_s, starting in document["starting"]["looks"]),
+        ),
     )
 
 
