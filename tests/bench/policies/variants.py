@@ -61,7 +61,6 @@ def conditions(recording: Recording, following: Recording) -> dict[str, Task]:
     noon_s = recording.period_s / 2
     usual = Startup(120.0)
     clusters = {
-        "as told": ClusterOptions(startup=usual),
         "engine 10 % slower than its profile": ClusterOptions(startup=usual, slowness=1.1),
         "engine 20 % faster": ClusterOptions(startup=usual, slowness=1 / 1.2),
         "metrics 30 s late": ClusterOptions(startup=usual, metrics=Metrics(delay_s=30.0)),
@@ -77,6 +76,7 @@ def conditions(recording: Recording, following: Recording) -> dict[str, Task]:
         f"then {following.name}": replace(recording, then=following),
     }
     return {
+        "as told": Task(recording),
         **{name: Task(recording, options=options) for name, options in clusters.items()},
         **{name: Task(changed) for name, changed in days.items()},
     }
