@@ -6,7 +6,7 @@
 Recorded days are found in --traces by their names: servegen_mlarge_day1 six times over, servegen_r1_a four times, servegen_msmall_day2 six times
 (.csv or .csv.gz with arrival_s,isl,osl). Promised are TTFT 500 ms (servegen_r1_a: 1500 ms) and ITL 20 ms to 99 % of requests, on the shipped profile;
 --slas gives other promises. The first 10 minutes are not scored; GPU-hours are those of the whole day. Without --traces the shipped excerpt of
-44 minutes stands in, sixty times over: too short to tell policies apart.
+44 minutes stands in, sixty times over (four times where there is no numba): too short to tell policies apart.
 
     (nothing)      one table per recording, start-up and promise, and the geometric means of GPU-hours against the alternatives. Settings of the
                    alternatives are searched on this very traffic; the planner's are its own. The command below a table prints the same numbers
@@ -36,7 +36,7 @@ from sla_planner.simulate.compiled import COMPILES
 from sla_planner.simulate.contestants import CONTESTANTS
 
 QUICK = ("slaplanner", "static", "clairvoyant")
-EXCERPT_SCALE, SLOW_SCALE = 60.0, 6.0  # without numba a simulation takes a hundred times as long
+EXCERPT_SCALE, SLOW_SCALE = 60.0, 4.0  # without numba a simulation takes a hundred times as long
 
 
 def main() -> None:

@@ -88,4 +88,5 @@ def _axes(ax: Axes, results: Sequence[Result]) -> None:
 
 
 def _misses(result: Result) -> float:
-    return min(max(1 - result["attainment"], FEWEST_MISSES), MOST_MISSES)
+    missed: float = 1 - result["attainment"]
+    return min(max(missed, FEWEST_MISSES), MOST_MISSES)

@@ -42,12 +42,12 @@ FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # on what an avoided miss is worth
 
 
 def ablations(recording: Recording) -> dict[str, Task]:
-    return {name: Task(recording, **_changes(values)) for name, values in PARTS.items()}
-
-
-def _changes(values: dict[str, Any]) -> dict[str, tuple[tuple[str, Any], ...]]:
-    constants = tuple((name, value) for name, value in values.items() if "." in name)
-    return {"constants": constants, "plan": tuple((name, value) for name, value in values.items() if "." not in name)}
+    tasks = {}
+    for name, values in PARTS.items():
+        constants = tuple((what, value) for what, value in values.items() if "." in what)
+        settings = tuple((what, value) for what, value in values.items() if "." not in what)
+        tasks[name] = Task(recording, constants=constants, plan=settings)
+    return tasks
 
 
 def priced(recording: Recording, factor: float) -> Task:
