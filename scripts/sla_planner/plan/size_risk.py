@@ -6,6 +6,8 @@ decode load    what the running batches stand for, where the engines report them
                life. While prefill holds requests back, the larger of both: the batches do not show yet what is about to arrive.
 backlog        prompts that wait for prefill, in worker-seconds: the queue gauge where there is one, else Little's law on what TTFT exceeds
                the promise by:  rate * (TTFT - promised TTFT) * prefill_s
+late           what of that will still wait when workers launched now are ready:  backlog + (level - ready) * start-up. It waits for decode next,
+               as late * decode_s / prefill_s: once prefill has workers enough to catch up, all of it arrives at decode within a minute
 
 Prefill load is averaged over `ABSORBED` promised TTFTs where intervals are shorter than that: a burst that a queue absorbs within the promise is no
 jump, and the miss curve already counts how arrivals scatter.
@@ -58,6 +60,7 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
         (Role.PREFILL, state.prefill, observation.prefill, settings.prefill, seen.prefill_load, prefill_miss_curve(work)),
         (Role.DECODE, state.decode, observation.decode, settings.decode, seen.decode_load, decode_miss_curve(work)),
     )
+    allowed = 1 - settings.sla.attainment
     needs, states, note = [], [], ""
     late_s = 0.0  # prefill work that will wait when workers launched now are ready
     for role, role_state, counts, limits, now, curve in roles:
@@ -74,12 +77,12 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
             backlog_s=late_s if role is Role.PREFILL else late_s * work.decode_s / work.prefill_s,
             batch_workers=seen.batch_workers if role is Role.DECODE else 0.0,
         )
-        need = risk_need(RoleCase(load, remembered.memory, curve, price_of[role], remembered.needs), horizon, 1 - settings.sla.attainment)
+        need = risk_need(RoleCase(load, remembered.memory, curve, price_of[role], remembered.needs), horizon, allowed)
         needs.append((need, load, curve))
         states.append(replace(remembered, needs=(*remembered.needs, need.undipped)[-horizon.dip_intervals :]))
     sized = Sized(
-        prefill=_role_need(*needs[0], settings, held_back=late_s > 0, infeasible=work.prefill_infeasible),
-        decode=_role_need(*needs[1], settings, held_back=late_s > 0, infeasible=work.decode_infeasible),
+        prefill=_role_need(*needs[0], allowed, held_back=late_s > 0, infeasible=work.prefill_infeasible),
+        decode=_role_need(*needs[1], allowed, held_back=late_s > 0, infeasible=work.decode_infeasible),
         prediction=Prediction(
             request_rate_rps=seen.rate_rps,
             isl_tokens=mix.isl_tokens if state.mix else 0.0,
@@ -155,8 +158,7 @@ def _remembered(state: RoleState, load: float, rate_rps: float, horizon: Horizon
     return replace(state, series=series, memory=memory), expected.mean, expected.note
 
 
-def _role_need(need: RiskNeed, load: RoleLoad, curve: Curve, settings: PlanSettings, *, held_back: bool, infeasible: bool) -> RoleNeed:
-    allowed = 1 - settings.sla.attainment
+def _role_need(need: RiskNeed, load: RoleLoad, curve: Curve, allowed: float, *, held_back: bool, infeasible: bool) -> RoleNeed:
     present = max(load.level, 0.0)
 
     now_missed = float(miss_share(curve, present, load.coming))
