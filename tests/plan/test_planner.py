@@ -332,3 +332,24 @@ def test_a_worker_that_never_becomes_ready_is_replaced_and_named(h200_fitted, wi
     assert [each.decode.desired for each in decisions[:3]] == [needed] * 3
     assert decisions[-1].decode.desired == needed + 1
     assert "1 decode worker has not become ready within 180 s: not counted on, see the events of the pods" in decisions[-1].verdicts
+
+
+def test_what_waits_for_prefill_gets_decode_workers_too(h200_fitted, window):
+    """Prefill catches up as soon as its new workers are ready, and the whole queue arrives at decode within a minute."""
+    run = Run(h200_fitted, RISK, window)
+    for _ in range(20):
+        calm = run.chat(45, queued_prefill_requests=3, in_flight_requests=130)
+    run.fleet = (1, calm.decode.desired)
+    waiting = run.chat(45, queued_prefill_requests=4000, in_flight_requests=4127)
+    assert waiting.prefill.reason is Reason.BACKLOG
+    assert waiting.decode.reason is Reason.BACKLOG
+    assert waiting.decode.desired > calm.decode.desired
+    assert "will be waiting" in waiting.decode.explanation
+
+
+def test_a_queue_that_is_gone_before_help_could_come_launches_nobody(h200_fitted, window):
+    run = Run(h200_fitted, RISK, window)
+    for _ in range(20):
+        calm = run.chat(45, queued_prefill_requests=3, in_flight_requests=130)
+    blip = run.chat(45, queued_prefill_requests=60, in_flight_requests=187)  # 4 worker-seconds for workers with a minute to spare
+    assert (blip.prefill.desired, blip.decode.desired) == (calm.prefill.desired, calm.decode.desired)
