@@ -38,24 +38,18 @@ def means(days: Sequence[Mapping[str, Result]]) -> str:
 
 
 def change_table(what: str, results: Mapping[str, Result]) -> str:
-    """A line per change, the first one unchanged."""
+    """A line per change, the first one unchanged; below it, why less than 98 % were inside, where that is so."""
     base = next(iter(results.values()))
     rows = []
     for name, result in results.items():
-        kept = f"{share(result['attainment'])} @ {hours(result['gpu_hours'])}"
-        more = (result["attainment"] - base["attainment"]) * 100
-        days = ", ".join(share(day) for day in result["by_day"])
+        points = f"{(result['attainment'] - base['attainment']) * 100:+.2f}"
+        cost = f"{result['gpu_hours'] / base['gpu_hours'] - 1:+.1%}"
+        kept = " ".join(["", *(f"({share(day)})" for day in result["by_day"])])
         rows.append(
-            [
-                name,
-                kept,
-                f"{more:+.2f}",
-                f"{result['gpu_hours'] / base['gpu_hours'] - 1:+.1%}",
-                str(result["most_direction_changes_per_hour"]),
-                "; ".join(filter(None, (days, result["why"]))),
-            ]
+            [name, share(result["attainment"]) + kept, hours(result["gpu_hours"]), points, cost, str(result["most_direction_changes_per_hour"])]
         )
-    return table((what, "inside @ GPU-hours", "points", "cost", "most turns/h", "per day, or why below 98 %"), rows)
+    whys = [f"* {name}: {result['why']}" for name, result in results.items() if result["why"]]
+    return "\n\n".join(filter(None, (table((what, "requests inside", "GPU-hours", "points", "cost", "most turns/h"), rows), "\n".join(whys))))
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
