@@ -19,12 +19,12 @@ MANIFESTS = (ROOT / "manifests/README.md").read_text()
 PROGRAMS = {"kubectl", "envsubst", ".", "export", "sla-planner", "make", "pip", "curl"}
 
 
-def blocks(*languages):
+def blocks(*languages, begins=""):
     return [
         pytest.param(text, id=f"{readme.parent.name}: {text.splitlines()[0][:50]}")
         for readme in READMES
         for language, text in BLOCK.findall(readme.read_text())
-        if language in languages
+        if language in languages and text.startswith(begins)
     ]
 
 
@@ -43,7 +43,7 @@ def test_commands(text):
                     assert (ROOT / word).exists(), word
 
 
-@pytest.mark.parametrize("text", blocks("yml"))
+@pytest.mark.parametrize("text", blocks("yml", begins="# my-cluster/"))
 def test_kustomizations(text, tmp_path):
     """In a folder beside a copy of the repository, as the text says, with the base's settings."""
     (tmp_path / "sla-planner").symlink_to(ROOT)
@@ -58,7 +58,7 @@ def test_kustomizations(text, tmp_path):
 
 def test_the_kustomization_of_a_namespace_that_requests_are_deployed_into(tmp_path):
     guide = (ROOT / "jobs/reconcile-requests/README.md").read_text()
-    (text,) = re.findall(r"`my-chat/kustomization.yaml`:\n\n```yaml\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    (text,) = re.findall(r"^```yml\n(# my-chat/.*?)^```$", guide, re.MULTILINE | re.DOTALL)
     (tmp_path / "manifests").symlink_to(ROOT / "manifests")
     (tmp_path / "my-chat").mkdir()
     (tmp_path / "my-chat" / "kustomization.yaml").write_text(text)
