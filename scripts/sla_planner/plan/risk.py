@@ -45,7 +45,6 @@ DRAIN_HOLD_S = 60.0
 BUDGET_GAIN = 2.5
 BUDGET_CLIP = (0.5, 8.0)
 AIM = 0.7  # share of the allowed misses that the price loop steers to
-BACKLOG_S = 0.3  # worker-seconds of queue per ready worker that count as a backlog
 DRAIN_UTILISATION_MISSES = 0.2
 PRESENT_MISSES = 0.05
 NOTHING = 0.01  # of a worker

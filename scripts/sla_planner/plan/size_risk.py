@@ -6,8 +6,9 @@ decode load    what the running batches stand for, where the engines report them
                life. While prefill holds requests back, the larger of both: the batches do not show yet what is about to arrive.
 backlog        prompts that wait for prefill, in worker-seconds: the queue gauge where there is one, else Little's law on what TTFT exceeds
                the promise by:  rate * (TTFT - promised TTFT) * prefill_s
-late           what of that will still wait when workers launched now are ready:  backlog + (level - ready) * start-up. It waits for decode next,
-               as late * decode_s / prefill_s: once prefill has workers enough to catch up, all of it arrives at decode within a minute
+in time        a queue up to IN_TIME * (promised TTFT - TTFT alone) * ready workers is no backlog: a looser promise lets more wait
+late           what of the rest will still wait when workers launched now are ready:  backlog - in time + (level - ready) * start-up. It waits for
+               decode next, as late * decode_s / prefill_s: once prefill has workers enough to catch up, all of it arrives at decode within a minute
 
 Prefill load is averaged over `ABSORBED` promised TTFTs where intervals are shorter than that: a burst that a queue absorbs within the promise is no
 jump, and the miss curve already counts how arrivals scatter.
@@ -23,7 +24,7 @@ from sla_planner.plan.decision import Prediction, Reason, Role
 from sla_planner.plan.forecast import forecast, observe
 from sla_planner.plan.misses import Curve, decode_miss_curve, miss_share, prefill_miss_curve, within_reach
 from sla_planner.plan.observation import Observation, TrafficWindow, ready_workers
-from sla_planner.plan.risk import BACKLOG_S, Horizon, RiskNeed, RoleCase, RoleLoad, budget_used, price_gpu_s, risk_need
+from sla_planner.plan.risk import Horizon, RiskNeed, RoleCase, RoleLoad, budget_used, price_gpu_s, risk_need
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.sizing import RoleNeed, Sized
 from sla_planner.plan.state import PlanState, RoleState
@@ -32,6 +33,7 @@ from sla_planner.plan.work import LengthMix, RequestWork, Slowness, decode_load_
 DAY_S = 86_400.0
 ABSORBED = 2.0
 ALREADY_MISSED = 0.001
+IN_TIME = 0.6  # of the time that a prompt may wait: a queue up to there is served within the promise
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class _Seen:
     decode_load: float
     decode_arrivals: float
     backlog_s: float
+    in_time_s: float
     batch_workers: float
 
 
@@ -65,8 +68,8 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
     late_s = 0.0  # prefill work that will wait when workers launched now are ready
     for role, role_state, counts, limits, now, curve in roles:
         remembered, level, note = _remembered(role_state, now, seen.rate_rps, horizon)
-        if role is Role.PREFILL and seen.backlog_s > BACKLOG_S * max(counts.ready, 1):
-            late_s = max(seen.backlog_s + (level - counts.ready) * settings.startup_s, 0.0)
+        if role is Role.PREFILL and seen.backlog_s > seen.in_time_s:
+            late_s = max(seen.backlog_s - seen.in_time_s + (level - counts.ready) * settings.startup_s, 0.0)
         load = RoleLoad(
             role=role,
             level=level,
@@ -120,14 +123,15 @@ def _seen(observation: Observation, work: RequestWork, osl_tokens: float, state:
     residence_s = max(osl_tokens * work.itl_target_ms / 1000, 1e-3)
     arrivals = _smoothed(state.decode_arrivals, rate_rps * work.decode_s, 1 - math.exp(-traffic.window_s / residence_s))
     backlog_s = _backlog_s(traffic, work)
+    in_time_s = IN_TIME * max(work.ttft_target_ms / 1000 - work.alone_s, 0.0) * max(prefill_ready, 1)
     decode_load, batch_workers = arrivals, 0.0
     running = _running(traffic)
     if running is not None:
         batch_workers = running * work.batch_share
-        held_back = backlog_s > BACKLOG_S * max(prefill_ready, 1)
+        held_back = backlog_s > in_time_s
         of_batch = decode_load_of_batch(work, running, decode_ready)
         decode_load = max(of_batch, arrivals) if held_back else of_batch
-    return _Seen(rate_rps, prefill_load, decode_load, arrivals, backlog_s, batch_workers)
+    return _Seen(rate_rps, prefill_load, decode_load, arrivals, backlog_s, in_time_s, batch_workers)
 
 
 def _smoothed(before: float | None, value: float, gain: float) -> float:
