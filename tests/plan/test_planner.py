@@ -353,3 +353,25 @@ def test_a_queue_that_is_gone_before_help_could_come_launches_nobody(h200_fitted
         calm = run.chat(45, queued_prefill_requests=3, in_flight_requests=130)
     blip = run.chat(45, queued_prefill_requests=60, in_flight_requests=187)  # 4 worker-seconds for workers with a minute to spare
     assert (blip.prefill.desired, blip.decode.desired) == (calm.prefill.desired, calm.decode.desired)
+
+
+def test_a_wave_of_what_prefill_held_back_is_not_remembered_as_a_jump(h200_fitted, window):
+    run = Run(h200_fitted, RISK, window)
+
+    def seen(queued, in_flight):
+        run.fleet = (5, 7)  # nobody carries anything out
+        return run.chat(45, queued_prefill_requests=queued, in_flight_requests=in_flight)
+
+    for _ in range(20):
+        calm = seen(3, 130)
+    seen(4000, 4130)
+    seen(3, 1500)  # all of it decodes at once
+    assert run.state.wave
+    seen(3, 130)
+    assert not run.state.wave
+    for _ in range(20):
+        after = seen(3, 130)
+    assert after.prediction.decode_load == pytest.approx(calm.prediction.decode_load, rel=0.1)
+    grown = seen(3, 1500)  # without a queue before it, it is a jump
+    assert not run.state.wave
+    assert grown.prediction.decode_load > 1.5 * calm.prediction.decode_load

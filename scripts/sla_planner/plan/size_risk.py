@@ -3,7 +3,8 @@
 prefill load   rate * prefill_s(ISL)                                            worker-seconds/s
 decode load    what the running batches stand for, where the engines report them or a frontend counts requests in flight and queued; else
                rate * decode_s(ISL, OSL) smoothed over the mean residence OSL * ITL, because what is promised is a mean over a request's
-               life. While prefill holds requests back, the larger of both: the batches do not show yet what is about to arrive.
+               life. While prefill holds requests back, and until the wave of them is over (batches stand for no more than WAVE_OVER times the
+               arriving work), arrivals too: a wave comes of a shortage of ours and is no jump of the traffic to be insured against.
 backlog        prompts that wait for prefill, in worker-seconds: the queue gauge where there is one, else Little's law on what TTFT exceeds
                the promise by:  rate * (TTFT - promised TTFT) * prefill_s
 in time        a queue up to IN_TIME * (promised TTFT - TTFT alone) * ready workers is no backlog: a looser promise lets more wait
@@ -33,12 +34,13 @@ from sla_planner.plan.work import LengthMix, RequestWork, Slowness, decode_load_
 DAY_S = 86_400.0
 ABSORBED = 2.0
 ALREADY_MISSED = 0.001
+WAVE_OVER = 1.2  # times the arriving decode work
 IN_TIME = 0.6  # of the time that a prompt may wait: a queue up to there is served within the promise
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The observation in units of work."""
+    """The observation in units of work. `in_time_s`: how much of a backlog is served within the promise."""
 
     rate_rps: float
     prefill_load: float
@@ -47,6 +49,7 @@ class _Seen:
     backlog_s: float
     in_time_s: float
     batch_workers: float
+    wave: bool
 
 
 def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, observation: Observation) -> tuple[Sized, PlanState]:
@@ -101,7 +104,9 @@ def size_by_risk(settings: PlanSettings, engine: Engine, state: PlanState, obser
         miss_share=min(needs[0][0].miss_share + needs[1][0].miss_share + work.hopeless_share, 1.0),
         verdicts=work.verdicts + _extrapolations(engine, mix) if state.mix else (),
     )
-    return sized, replace(state, prefill=states[0], decode=states[1], prefill_arrivals=seen.prefill_load, decode_arrivals=seen.decode_arrivals)
+    return sized, replace(
+        state, prefill=states[0], decode=states[1], prefill_arrivals=seen.prefill_load, decode_arrivals=seen.decode_arrivals, wave=seen.wave
+    )
 
 
 def _prices(settings: PlanSettings, state: PlanState, work: RequestWork, rate_rps: float) -> dict[Role, float]:
@@ -124,14 +129,15 @@ def _seen(observation: Observation, work: RequestWork, osl_tokens: float, state:
     arrivals = _smoothed(state.decode_arrivals, rate_rps * work.decode_s, 1 - math.exp(-traffic.window_s / residence_s))
     backlog_s = _backlog_s(traffic, work)
     in_time_s = IN_TIME * max(work.ttft_target_ms / 1000 - work.alone_s, 0.0) * max(prefill_ready, 1)
-    decode_load, batch_workers = arrivals, 0.0
+    decode_load, batch_workers, wave = arrivals, 0.0, False
     running = _running(traffic)
     if running is not None:
         batch_workers = running * work.batch_share
         held_back = backlog_s > in_time_s
         of_batch = decode_load_of_batch(work, running, decode_ready)
-        decode_load = max(of_batch, arrivals) if held_back else of_batch
-    return _Seen(rate_rps, prefill_load, decode_load, arrivals, backlog_s, in_time_s, batch_workers)
+        wave = held_back or (state.wave and of_batch > WAVE_OVER * arrivals)
+        decode_load = arrivals if wave else of_batch
+    return _Seen(rate_rps, prefill_load, decode_load, arrivals, backlog_s, in_time_s, batch_workers, wave)
 
 
 def _smoothed(before: float | None, value: float, gain: float) -> float:

@@ -59,6 +59,7 @@ class PlanState:
     mix: LengthMix | None = None
     prefill_arrivals: float | None = None  # arriving prefill work, averaged over what a queue absorbs (worker-seconds/s)
     decode_arrivals: float | None = None  # arriving decode work, smoothed over a residence (worker-seconds/s)
+    wave: bool = False  # decode serves, or is about to, what prefill held back
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     last_at_s: float | None = None
     known_at_s: float | None = None
@@ -100,6 +101,7 @@ def state_to_json(state: PlanState, settings: PlanSettings, engine: Engine) -> d
         "decode": _role_to_json(state.decode),
         **{name: getattr(state, name).to_json() for name in ("requests", "isl", "osl")},
         "mix": None if state.mix is None else {"isl": state.mix.isl, "osl": state.mix.osl},
+        "wave": state.wave,
         "budget": asdict(state.budget),
         **{name: getattr(state, name) for name in _NUMBERS},
     }
@@ -121,6 +123,7 @@ def state_from_json(document: Mapping[str, Any], settings: PlanSettings, engine:
         isl=SeriesState.from_json(document["isl"]),
         osl=SeriesState.from_json(document["osl"]),
         mix=None if mix is None else LengthMix(_distribution(mix["isl"]), _distribution(mix["osl"])),
+        wave=bool(document["wave"]),
         budget=ErrorBudget(**{name: _number(document["budget"][name]) for name in ("requests", "misses", "seconds")}),
         **numbers,
     ), ""
