@@ -40,6 +40,14 @@ def test_a_rise_is_added_to_the_level_of_today():
     assert memory.keep(5.0, 10.0).load[-1] == pytest.approx(8.0)
 
 
+def test_what_lasts_weighs_more_than_a_blip():
+    # Both rise to 4: one for an interval of three (their mean is 2), the other for good.
+    blip, lasting = remembered([1.0, 1.0, 4.0, 1.0]).keep(1.0, 10.0), remembered([1.0, 4.0, 4.0, 4.0]).keep(1.0, 10.0)
+    assert (blip.load[-1], lasting.load[-1]) == (pytest.approx(4.0), pytest.approx(4.0))
+    assert blip.weight[-1] == pytest.approx(0.2 * lasting.weight[-1])
+    assert pytest.approx(2.0) in blip.load.tolist()
+
+
 def test_rises_in_one_cell_keep_their_mean():
     memory = remembered([2.0, 0.0, 0.0, 3.50, 0.0, 0.0, 3.54], levels=[2.0] * 7)
     assert memory.keep(2.0, 1.0).load[-1] == pytest.approx(np.mean([3.50, 3.50, 3.50, 3.54]), rel=1e-6)
@@ -61,7 +69,7 @@ def test_a_launch_waits_for_the_whole_start_up_after_this_one():
 
 def test_intervals_at_a_similar_level_weigh_most():
     # At level 1 nothing ever happens, at level 8 load rises by 3 every time.
-    quiet, busy = [1.0] * 50, [8.0, 11.0] * 25
+    quiet, busy = [1.0] * 50, [11.0] * 50
     memory = remembered([*quiet, *busy], levels=[*quiet, *[8.0] * 50])
     assert weight_above(memory.keep(8.0, 1.0), 10.5) > 10 * weight_above(memory.keep(1.0, 1.0), 3.5)
 
@@ -108,7 +116,8 @@ def test_round_trip_and_weights_sum_to_one(loads):
 
 
 @pytest.mark.parametrize(
-    ("field", "numbers"), [("kept", [1, 200, 1, 0, 0]), ("kept", [-1, 2, 1, 0, 0]), ("launched", [1, 2, -1, 0, 0]), ("recent", [1, 2, float("nan")])]
+    ("field", "numbers"),
+    [("blips", [1, 200, 1, 0, 0]), ("lasting", [-1, 2, 1, 0, 0]), ("launched", [1, 2, -1, 0, 0]), ("recent", [1, 2, float("nan")])],
 )
 def test_numbers_that_no_memory_holds_are_refused(field, numbers):
     document = remembered([1.0, 2.0]).to_json()

@@ -92,8 +92,8 @@ def test_a_worker_is_harder_to_get_than_to_hold():
     for interval in range(3000):
         load = 2.5 if interval % 50 == 0 else 1.0
         memory = memory.remember(load, 1.0, 10.0, interval_s=15, horizon=3)
-    assert need_of(role(coming=3), memory, 3.0, ()).workers == 3
-    assert need_of(role(coming=2), memory, 3.0, ()).workers == 2
+    assert need_of(role(coming=3), memory, 10.0, ()).workers == 3
+    assert need_of(role(coming=2), memory, 10.0, ()).workers == 2
 
 
 def test_the_explanation_says_what_one_worker_fewer_would_lose():

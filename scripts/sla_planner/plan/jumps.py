@@ -4,6 +4,8 @@ For every past interval j the memory knows the level l_j that the planner believ
 for a decision now is what those rises would be *added to today's level*:
 
     keep     u_j = l + max(x_{j+1} .. x_{j+H}) - l_j           H = horizon in intervals: can the workers that run be kept?
+             once with x as it is, at the share `BLIP`: one interval above what workers can do is missed, and not the whole horizon
+             once with means of `LASTING` intervals, at the rest: what lasts is missed until new workers are ready
     launch   u_jk = l + x_{j+k} - l_j, k = H .. H+L            what a worker that is asked for now arrives in time for; L = one more start-up
 
 Rises are absolute: clients switch on by amounts of their own, whatever the rest is doing (relative rises buy nonsense when busy and nothing when
@@ -45,6 +47,8 @@ LEVEL_STEP = 1.08
 RISE_STEP, RISE_UNIT = 1.15, 0.1  # rises below a tenth of a worker share a cell
 RISE_CELLS = 2 * 70 + 1  # up to +-1,700 workers; larger ones share the last
 LAUNCH_LAGS = 3
+LASTING = 3
+BLIP = 0.2
 
 Floats = npt.NDArray[np.float32]
 
@@ -97,54 +101,67 @@ class _Table:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JumpMemory:
-    """`recent` (k, 3): load, level and request rate of the last intervals, newest last, which have not seen a whole horizon yet."""
+    """`recent` (k, 3): load, level and request rate of the last intervals, newest last, which have not seen a whole horizon yet. `blips`, `lasting`:
+    the two rises of `keep`; `launched`: those of `launch`."""
 
     recent: Floats
-    kept: _Table
+    blips: _Table
+    lasting: _Table
     launched: _Table
 
     @classmethod
     def empty(cls) -> JumpMemory:
-        return cls(np.zeros((0, 3), np.float32), _Table.empty(), _Table.empty())
+        return cls(np.zeros((0, 3), np.float32), _Table.empty(), _Table.empty(), _Table.empty())
 
     def remember(self, load: float, level: float, rate_rps: float, *, interval_s: float, horizon: int) -> JumpMemory:
         """The memory with one more interval. `horizon` in intervals."""
         recent = np.concatenate([self.recent, np.array([[load, level, rate_rps]], np.float32)])[-2 * horizon - 1 :]
-        kept, launched, faded = self.kept, self.launched, math.exp(-interval_s / MEMORY_S)
+        blips, lasting, launched, faded = self.blips, self.lasting, self.launched, math.exp(-interval_s / MEMORY_S)
         if len(recent) > horizon:
             began, since = recent[-1 - horizon], recent[-horizon:]
-            kept = kept.with_rises(float(began[1]), [float(since[:, 0].max() - began[1])], float(since[:, 2].mean() - began[2]), faded)
+            level_then, rate_rise = float(began[1]), float(since[:, 2].mean() - began[2])
+            blips = blips.with_rises(level_then, [_highest(since[:, 0], 1) - level_then], rate_rise, faded)
+            lasting = lasting.with_rises(level_then, [_highest(since[:, 0], LASTING) - level_then], rate_rise, faded)
         if len(recent) > 2 * horizon - 1:
             began = recent[-2 * horizon]
             later = [recent[-2 * horizon + lag] for lag in _launch_lags(horizon)]
             rate_rise = float(recent[-2 * horizon + 1 : len(recent) - horizon + 1, 2].mean() - began[2])
             launched = launched.with_rises(float(began[1]), [float(each[0] - began[1]) for each in later], rate_rise, faded)
-        return JumpMemory(recent, kept, launched)
+        return JumpMemory(recent, blips, lasting, launched)
 
     def keep(self, level: float, rate_rps: float) -> Rises:
         """Highest load within the horizon."""
-        return _rises(self.kept, level, rate_rps)
+        return _rises(BLIP * self.blips.near(level) + (1 - BLIP) * self.lasting.near(level), level, rate_rps)
 
     def launch(self, level: float, rate_rps: float) -> Rises:
         """Load that a worker launched now can meet: at the beginning, in the middle and at the end of the start-up after this one."""
-        return _rises(self.launched, level, rate_rps)
+        return _rises(self.launched.near(level), level, rate_rps)
 
     def to_json(self) -> dict[str, Any]:
         """Arrays as base64 of little-endian float32; of the tables only the cells that hold something."""
-        return {"recent": _packed(self.recent), "kept": _table_to_json(self.kept), "launched": _table_to_json(self.launched)}
+        return {"recent": _packed(self.recent), **{name: _table_to_json(getattr(self, name)) for name in _TABLES}}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> JumpMemory:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError when `document` is not a memory."""
-        return cls(_unpacked(document["recent"], 3), _table_from_json(document["kept"]), _table_from_json(document["launched"]))
+        return cls(_unpacked(document["recent"], 3), *(_table_from_json(document[name]) for name in _TABLES))
+
+
+_TABLES = ("blips", "lasting", "launched")
+
+
+def _highest(loads: Floats, intervals: int) -> float:
+    """The highest mean of so many successive intervals, or of all where there are fewer."""
+    width = min(intervals, len(loads))
+    return float(np.convolve(loads, np.full(width, 1 / width), "valid").max())
 
 
 def _launch_lags(horizon: int) -> list[int]:
     return [horizon + share * (horizon - 1) // 2 for share in range(LAUNCH_LAGS)]
 
 
-def _rises(table: _Table, level: float, rate_rps: float) -> Rises:
-    near = table.near(level)
+def _rises(near: npt.NDArray[np.float64], level: float, rate_rps: float) -> Rises:
+    """`near` (RISE_CELLS, 3): cells, as `_Table.near` gives them."""
     filled = near[:, 0] > 0
     count = near[filled, 0]
     load = level + near[filled, 1] / count
