@@ -103,10 +103,10 @@ def test_the_explanation_says_what_one_worker_fewer_would_lose():
 
 def test_price_follows_strictness_and_the_error_budget():
     base = price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0)
-    assert base == pytest.approx(3.2)
-    assert price_gpu_s(Role.PREFILL, 0.1, 0.999, 0.0) == pytest.approx(32.0)
-    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 10.0) == pytest.approx(25.6)
-    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, -10.0) == pytest.approx(1.6)
+    assert base == pytest.approx(3.4)
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.999, 0.0) == pytest.approx(34.0)
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 10.0) == pytest.approx(27.2)
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, -10.0) == pytest.approx(1.7)
 
 
 def test_the_budget_is_used_up_at_seven_tenths_of_what_the_promise_allows():

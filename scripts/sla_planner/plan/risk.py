@@ -39,7 +39,7 @@ from sla_planner.plan.jumps import JumpMemory, Rises
 from sla_planner.plan.misses import Curve, highest_load, miss_share
 from sla_planner.plan.sizing import direction
 
-PRICE = {Role.PREFILL: 32.0, Role.DECODE: 13.0}
+PRICE = {Role.PREFILL: 34.0, Role.DECODE: 17.0}
 LAUNCH_COST = 3.0
 DRAIN_HOLD_S = 60.0
 BUDGET_GAIN = 2.5
