@@ -32,6 +32,16 @@ from sla_planner.plan.stuck import stuck_verdict, without
 _SIZES = {Sizing.MEAN: size_by_mean, Sizing.RISK: size_by_risk}
 
 
+LONGEST_WINDOW = 4  # intervals; after a pause the planner looks at the recent past only
+
+
+def window_s(settings: PlanSettings, state: PlanState, now_s: float) -> float:
+    """How long the window of traffic is that a decision at `now_s` wants to see: all since the last one."""
+    if state.last_at_s is None:
+        return settings.interval_s
+    return min(max(now_s - state.last_at_s, 1e-3), LONGEST_WINDOW * settings.interval_s)
+
+
 def decide(settings: PlanSettings, engine: Engine, state: PlanState, observation: Observation) -> tuple[Decision, PlanState]:
     """One decision for both roles, and the state for the next. Never raises for anything that can be observed."""
     state = _fleet_seen(seconds_charged(state, settings, observation), settings, observation)

@@ -22,14 +22,13 @@ from sla_planner.metrics.scrape import ScrapeSource
 from sla_planner.plan.budget import MOST_WORKERS
 from sla_planner.plan.decision import Decision
 from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
-from sla_planner.plan.planner import decide, warm_up
+from sla_planner.plan.planner import decide, warm_up, window_s
 from sla_planner.plan.record import Carried, Terms, Tick
 from sla_planner.plan.state import PlanState, new_state, state_from_json, state_to_json
 from sla_planner.planner_config import TargetConfig
 from sla_planner.stages.planner_basis import UNSAID, Basis, basis_of, mismatches, profile_stamp, warm_up_windows
 from sla_planner.stages.planner_words import Voice, asked_for, untouched
 
-LONGEST_WINDOW = 4  # intervals; after a pause the planner looks at the recent past only
 NO_OPERATION = "--no-operation"
 
 
@@ -123,9 +122,7 @@ class PlannedTarget:
 
     def _observe(self, now_s: float) -> tuple[Observation, Fleet | None]:
         settings = self.basis.settings
-        last_s, interval_s = self.state.last_at_s, settings.interval_s
-        window_s = interval_s if last_s is None else min(max(now_s - last_s, 1e-3), LONGEST_WINDOW * interval_s)
-        traffic = self._ports.source.observe(now_s, window_s, settings.sla.ttft_ms, settings.sla.itl_ms)
+        traffic = self._ports.source.observe(now_s, window_s(settings, self.state, now_s), settings.sla.ttft_ms, settings.sla.itl_ms)
         try:
             fleet = self._ports.scale_target.fleet(self._memory.asked if self._acts else None) or Fleet(WorkerCounts(0), WorkerCounts(0))
         except PlannerError as error:

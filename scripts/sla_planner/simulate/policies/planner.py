@@ -13,12 +13,10 @@ from typing import Any
 from sla_planner.model.engine import Engine
 from sla_planner.plan.decision import Decision
 from sla_planner.plan.observation import Observation
-from sla_planner.plan.planner import decide
+from sla_planner.plan.planner import decide, window_s
 from sla_planner.plan.settings import PlanSettings
 from sla_planner.plan.state import PlanState, new_state, state_from_json, state_to_json
 from sla_planner.simulate.policy import Seen, Workers
-
-LONGEST_WINDOW = 4  # intervals; after a pause the planner looks at the recent past only
 
 
 class Planner:
@@ -34,7 +32,6 @@ class Planner:
         self._engine = engine
         self._restart_every_s = restart_every_s
         self._restarts = 0
-        self._last_s: float | None = None
         self._remember = remember
 
     @property
@@ -47,9 +44,7 @@ class Planner:
 
     def decide(self, seen: Seen) -> Workers:
         self._restart(seen.at_s)
-        window_s = self.plan.interval_s if self._last_s is None else min(seen.at_s - self._last_s, LONGEST_WINDOW * self.plan.interval_s)
-        self._last_s = seen.at_s
-        observation = Observation(seen.traffic(window_s, self.plan.sla), seen.prefill, seen.decode)
+        observation = Observation(seen.traffic(window_s(self.plan, self.state, seen.at_s), self.plan.sla), seen.prefill, seen.decode)
         decision, self.state = decide(self.plan, self._engine, self.state, observation)
         if self._remember:
             self.decisions.append(decision)
