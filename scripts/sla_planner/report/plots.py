@@ -8,13 +8,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from sla_planner.plan.decision import Role
 from sla_planner.report.run import Floats, RunReport, changes
 from sla_planner.report.series import asked_steps, fleet_steps, rate, rolling, time_unit, window_s
-from sla_planner.report.style import BESIDE, BLUE, DPI, GREEN, INK, MISS, MUTED, ROUND, SAVED, WIDTH_IN, needs_matplotlib, png, short_number, styled
+from sla_planner.report.stacked import HEAD_IN, Stack, stacked
+from sla_planner.report.style import BESIDE, BLUE, GREEN, INK, MISS, MUTED, ROUND, SAVED, WIDTH_IN, needs_matplotlib, png, short_number, styled
 from sla_planner.report.wording import price, promised_share, result
 
 try:
@@ -82,32 +84,16 @@ def pictures(report: RunReport) -> dict[str, bytes]:
 
 
 def _figure(report: RunReport, panels: Sequence[Callable[[Axes, RunReport], None]], row_in: float, headline: bool = False) -> Figure:
-    """Panels under each other with one time axis. Margins are in inches, so that panels line up from picture to picture."""
-    head_in, foot_in, gap_in = (0.76 if headline else 0.3), 0.42, 0.34
-    height_in = head_in + foot_in + len(panels) * row_in + (len(panels) - 1) * gap_in
-    unit = time_unit(report.duration_s)
-    with styled():
-        figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, facecolor="white")
-        grid = figure.add_gridspec(
-            len(panels),
-            1,
-            left=0.62 / WIDTH_IN,
-            right=1 - 0.72 / WIDTH_IN,
-            top=1 - head_in / height_in,
-            bottom=foot_in / height_in,
-            hspace=gap_in / row_in,
-        )
-        axes = [figure.add_subplot(grid[row]) for row in range(len(panels))]
-        for ax, panel in zip(axes, panels, strict=True):
-            panel(ax, report)
-            ax.set_xlim(0, report.duration_s / unit.seconds)
-            ax.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 3, 4, 6, 10] if unit.name == "h" else [1, 2, 5, 10]))
-            ax.tick_params(length=2.5, labelbottom=ax is axes[-1])
-        axes[-1].set_xlabel(f"time since the run began ({unit.name})")
-        figure.align_ylabels(axes)
-        if headline:
-            _headline(figure, report, height_in)
+    stack = Stack(report.duration_s, "the run", row_in, gap_in=0.34, head_in=0.76 if headline else HEAD_IN)
+    figure = stacked([partial(_drawn, panel, report) for panel in panels], stack)
+    if headline:
+        with styled():
+            _headline(figure, report, stack.height_in(len(panels)))
     return figure
+
+
+def _drawn(panel: Callable[[Axes, RunReport], None], report: RunReport, ax: Axes) -> None:
+    panel(ax, report)
 
 
 def _headline(figure: Figure, report: RunReport, height_in: float) -> None:

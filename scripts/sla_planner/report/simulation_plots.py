@@ -21,6 +21,7 @@ from sla_planner.plan.decision import Role
 from sla_planner.report.run import Floats
 from sla_planner.report.series import time_unit
 from sla_planner.report.simulation import Comparison, FleetCourse, Load, Minutes, Shown, gpu_hours, percent
+from sla_planner.report.stacked import Stack, stacked
 from sla_planner.report.style import BESIDE, BLUE, DPI, GREEN, INK, MISS, MUTED, ROUND, SAVED, WIDTH_IN, needs_matplotlib, png, short_number, styled
 from sla_planner.report.wording import promised_share
 
@@ -34,6 +35,7 @@ except ImportError as missing:
 LOAD, INPUT, OUTPUT = "#8c96a3", "#aa5f8d", "#b8860b"
 COLOUR = {Role.PREFILL: BLUE, Role.DECODE: GREEN}
 COST, ARRIVED = "cost.png", "load.png"
+GAP_IN = 0.36
 _BAR_IN, _NAME_IN = 0.3, 1.35  # one policy in the picture of costs, and the room for its name
 _FAR_OFF = 4.0  # times the promise: beyond it a latency is drawn on a logarithmic scale
 
@@ -99,7 +101,8 @@ def cost_figure(comparison: Comparison) -> Figure:
 
 def load_figure(load: Load, duration_s: float) -> Figure:
     """Requests per second as an area; tokens per second, in and out, as lines."""
-    return _stacked([partial(_load_panel, load=load, end_s=duration_s, unit_s=time_unit(duration_s).seconds)], duration_s, row_in=2.3)
+    panel = partial(_load_panel, load=load, end_s=duration_s, unit_s=time_unit(duration_s).seconds)
+    return stacked([panel], Stack(duration_s, "the traffic", row_in=2.3, gap_in=GAP_IN))
 
 
 def policy_figure(shown: Shown, comparison: Comparison) -> Figure:
@@ -115,34 +118,7 @@ def policy_figure(shown: Shown, comparison: Comparison) -> Figure:
         *(partial(_latency_panel, latency=latency, start_s=minutes.start_s, end_s=comparison.duration_s, unit_s=unit_s) for latency in (ttft, itl)),
         partial(_misses_panel, minutes=minutes, comparison=comparison, unit_s=unit_s),
     ]
-    return _stacked(panels, comparison.duration_s, row_in=1.15)
-
-
-def _stacked(panels: Sequence[Panel], duration_s: float, row_in: float) -> Figure:
-    """Panels under each other with one time axis; margins in inches."""
-    head_in, foot_in, gap_in = 0.3, 0.42, 0.36
-    height_in = head_in + foot_in + len(panels) * row_in + (len(panels) - 1) * gap_in
-    unit = time_unit(duration_s)
-    with styled():
-        figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, facecolor="white")
-        grid = figure.add_gridspec(
-            len(panels),
-            1,
-            left=0.62 / WIDTH_IN,
-            right=1 - 0.72 / WIDTH_IN,
-            top=1 - head_in / height_in,
-            bottom=foot_in / height_in,
-            hspace=gap_in / row_in,
-        )
-        axes = [figure.add_subplot(grid[row]) for row in range(len(panels))]
-        for ax, panel in zip(axes, panels, strict=True):
-            panel(ax)
-            ax.set_xlim(0, duration_s / unit.seconds)
-            ax.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 3, 4, 6, 10] if unit.name == "h" else [1, 2, 5, 10]))
-            ax.tick_params(length=2.5, labelbottom=ax is axes[-1])
-        axes[-1].set_xlabel(f"time since the traffic began ({unit.name})")
-        figure.align_ylabels(axes)
-    return figure
+    return stacked(panels, Stack(comparison.duration_s, "the traffic", row_in=1.15, gap_in=GAP_IN))
 
 
 def _load_panel(ax: Axes, load: Load, end_s: float, unit_s: float) -> None:
