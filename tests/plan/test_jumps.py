@@ -121,6 +121,6 @@ def test_round_trip_and_weights_sum_to_one(loads):
 )
 def test_numbers_that_no_memory_holds_are_refused(field, numbers):
     document = remembered([1.0, 2.0]).to_json()
-    document[field] = base64.b64encode(np.array(numbers, "<f4").tobytes()).decode()
+    document[field] = base64.b64encode(np.array(numbers, "<f8" if field == "recent" else "<f4").tobytes()).decode()
     with pytest.raises(ValueError, match=r"expected|finite"):
         JumpMemory.from_json(document)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,11 +46,13 @@ LEAST_RATE = 0.2  # a past fall of the request rate never makes today's requests
 LEVEL_STEP = 1.08
 RISE_STEP, RISE_UNIT = 1.15, 0.1  # rises below a tenth of a worker share a cell
 RISE_CELLS = 2 * 70 + 1  # up to +-1,700 workers; larger ones share the last
+LEVEL_CELLS = 300  # up to 5e9 workers; higher levels share the last
 LAUNCH_LAGS = 3
 LASTING = 3
 BLIP = 0.2
 
 Floats = npt.NDArray[np.float32]
+_LEVELS = KERNEL_OFFSET * (LEVEL_STEP ** np.arange(LEVEL_CELLS) - 1)  # of level cells
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,91 +71,103 @@ class Rises:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Table:
-    """Cells by level (rows, `levels` their numbers, ascending) and rise: counts, sums of rises, sums of rate rises (rows, RISE_CELLS, 3)."""
+class _Cells:
+    """What past intervals sum to, by kind (`_KINDS`), level (rows; `levels` their numbers, ascending) and rise. `sums` (kinds, rows, RISE_CELLS, 3):
+    counts, sums of rises, sums of rate rises."""
 
     levels: npt.NDArray[np.int32]
-    cells: Floats
+    sums: Floats
 
     @classmethod
-    def empty(cls) -> _Table:
-        return cls(np.zeros(0, np.int32), np.zeros((0, RISE_CELLS, 3), np.float32))
+    def empty(cls) -> _Cells:
+        return cls(np.zeros(0, np.int32), np.zeros((len(_KINDS), 0, RISE_CELLS, 3), np.float32))
 
-    def with_rises(self, level: float, rises: list[float], rate_rise: float, faded: float) -> _Table:
-        """Everything fades to the share `faded`, then one interval is added: `rises` share its weight."""
+    def faded(self, share: float) -> _Cells:
+        """Everything that was seen counts `share` times as much."""
+        return _Cells(self.levels, self.sums * np.float32(share))
+
+    def with_rises(self, level: float, rises: Mapping[int, Sequence[float]], rate_rise: float) -> _Cells:
+        """One more interval: by kind its rises, which share its weight. `sums` are added to in place: only for cells that nobody else has."""
         number = _level_cell(level)
-        row = int(np.searchsorted(self.levels, number))
-        levels, cells = self.levels, self.cells * np.float32(faded)
-        if row == len(levels) or levels[row] != number:
-            levels = np.insert(levels, row, number)
-            cells = np.insert(cells, row, 0.0, axis=0)
-        for rise in rises:
-            cells[row, _rise_cell(rise)] += np.array((1.0, rise, rate_rise), np.float32) / np.float32(len(rises))
-        return _Table(levels, cells)
+        row = int(self.levels.searchsorted(number))
+        cells = self
+        if row == len(self.levels) or self.levels[row] != number:
+            cells = _Cells(np.insert(self.levels, row, number), np.insert(self.sums, row, 0.0, axis=1))
+        for kind, each in rises.items():
+            for rise in each:
+                cells.sums[kind, row, _rise_cell(rise)] += np.array((1.0, rise, rate_rise), np.float32) / np.float32(len(each))
+        return cells
 
-    def near(self, level: float) -> npt.NDArray[np.float64]:
-        """(RISE_CELLS, 3): the cells of all levels, weighted by how similar they are to `level`."""
-        distance = (_level_of(self.levels) - level) / (KERNEL_WIDTH * (level + KERNEL_OFFSET))
-        weight = np.exp(-0.5 * distance**2) + KERNEL_FLOOR
-        summed: npt.NDArray[np.float64] = (weight.astype(np.float32) @ self.cells.reshape(len(weight), 3 * RISE_CELLS)).astype(np.float64)
-        return summed.reshape(RISE_CELLS, 3)
+    def near(self, level: float, kinds: Mapping[int, float]) -> npt.NDArray[np.float64]:
+        """(RISE_CELLS, 3): the cells of all levels, weighted by how similar they are to `level`, of successive `kinds` in shares."""
+        distance = (_LEVELS[self.levels] - level) / (KERNEL_WIDTH * (level + KERNEL_OFFSET))
+        weight = np.exp(-0.5 * distance * distance) + KERNEL_FLOOR
+        weights = np.concatenate([share * weight for share in kinds.values()]).astype(np.float32)
+        rows = self.sums[min(kinds) : max(kinds) + 1].reshape(len(weights), 3 * RISE_CELLS)
+        return (weights @ rows).astype(np.float64).reshape(RISE_CELLS, 3)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JumpMemory:
-    """`recent` (k, 3): load, level and request rate of the last intervals, newest last, which have not seen a whole horizon yet. `blips`, `lasting`:
-    the two rises of `keep`; `launched`: those of `launch`."""
+    """`recent`: load, level and request rate of the last intervals, newest last, which have not seen a whole horizon yet. `cells`: of those that
+    have; blips and what lasts are the two rises of `keep`."""
 
-    recent: Floats
-    blips: _Table
-    lasting: _Table
-    launched: _Table
+    recent: tuple[tuple[float, float, float], ...]
+    cells: _Cells
 
     @classmethod
     def empty(cls) -> JumpMemory:
-        return cls(np.zeros((0, 3), np.float32), _Table.empty(), _Table.empty(), _Table.empty())
+        return cls((), _Cells.empty())
 
     def remember(self, load: float, level: float, rate_rps: float, *, interval_s: float, horizon: int) -> JumpMemory:
         """The memory with one more interval. `horizon` in intervals."""
-        recent = np.concatenate([self.recent, np.array([[load, level, rate_rps]], np.float32)])[-2 * horizon - 1 :]
-        blips, lasting, launched, faded = self.blips, self.lasting, self.launched, math.exp(-interval_s / MEMORY_S)
-        if len(recent) > horizon:
-            began, since = recent[-1 - horizon], recent[-horizon:]
-            level_then, rate_rise = float(began[1]), float(since[:, 2].mean() - began[2])
-            blips = blips.with_rises(level_then, [_highest(since[:, 0], 1) - level_then], rate_rise, faded)
-            lasting = lasting.with_rises(level_then, [_highest(since[:, 0], LASTING) - level_then], rate_rise, faded)
+        recent = (*self.recent, (load, level, rate_rps))[-2 * horizon - 1 :]
+        if len(recent) <= horizon:
+            return JumpMemory(recent, self.cells)
+        cells = self.cells.faded(math.exp(-interval_s / MEMORY_S))
+        (_, level_then, rate_then), since = recent[-1 - horizon], [load for load, _, _ in recent[-horizon:]]
+        highest = {_BLIPS: [_highest(since, 1) - level_then], _LASTING: [_highest(since, LASTING) - level_then]}
+        cells = cells.with_rises(level_then, highest, _mean_rate(recent[-horizon:]) - rate_then)
         if len(recent) > 2 * horizon - 1:
-            began = recent[-2 * horizon]
-            later = [recent[-2 * horizon + lag] for lag in _launch_lags(horizon)]
-            rate_rise = float(recent[-2 * horizon + 1 : len(recent) - horizon + 1, 2].mean() - began[2])
-            launched = launched.with_rises(float(began[1]), [float(each[0] - began[1]) for each in later], rate_rise, faded)
-        return JumpMemory(recent, blips, lasting, launched)
+            _, level_then, rate_then = recent[-2 * horizon]
+            later = [recent[-2 * horizon + lag][0] - level_then for lag in _launch_lags(horizon)]
+            rate_rise = _mean_rate(recent[-2 * horizon + 1 : len(recent) - horizon + 1]) - rate_then
+            cells = cells.with_rises(level_then, {_LAUNCHED: later}, rate_rise)
+        return JumpMemory(recent, cells)
 
     def keep(self, level: float, rate_rps: float) -> Rises:
         """Highest load within the horizon."""
-        return _rises(BLIP * self.blips.near(level) + (1 - BLIP) * self.lasting.near(level), level, rate_rps)
+        return _rises(self.cells.near(level, {_BLIPS: BLIP, _LASTING: 1 - BLIP}), level, rate_rps)
 
     def launch(self, level: float, rate_rps: float) -> Rises:
         """Load that a worker launched now can meet: at the beginning, in the middle and at the end of the start-up after this one."""
-        return _rises(self.launched.near(level), level, rate_rps)
+        return _rises(self.cells.near(level, {_LAUNCHED: 1.0}), level, rate_rps)
 
     def to_json(self) -> dict[str, Any]:
-        """Arrays as base64 of little-endian float32; of the tables only the cells that hold something."""
-        return {"recent": _packed(self.recent), **{name: _table_to_json(getattr(self, name)) for name in _TABLES}}
+        """Numbers as base64 of little-endian floats; of the cells only those that hold something."""
+        recent = np.array(self.recent, np.float64).reshape(-1, 3)
+        return {"recent": _packed(recent, _RECENT), **{name: _kind_to_json(self.cells, kind) for kind, name in enumerate(_KINDS)}}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> JumpMemory:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError when `document` is not a memory."""
-        return cls(_unpacked(document["recent"], 3), *(_table_from_json(document[name]) for name in _TABLES))
+        recent = tuple((load, level, rate) for load, level, rate in _unpacked(document["recent"], _RECENT, 3).tolist())
+        return cls(recent, _cells_from_json([document[name] for name in _KINDS]))
 
 
-_TABLES = ("blips", "lasting", "launched")
+_KINDS = ("blips", "lasting", "launched")
+_BLIPS, _LASTING, _LAUNCHED = range(len(_KINDS))
+_RECENT, _SUMS = "<f8", "<f4"
 
 
-def _highest(loads: Floats, intervals: int) -> float:
+def _highest(loads: Sequence[float], intervals: int) -> float:
     """The highest mean of so many successive intervals, or of all where there are fewer."""
     width = min(intervals, len(loads))
-    return float(np.convolve(loads, np.full(width, 1 / width), "valid").max())
+    return max(sum(loads[first : first + width]) for first in range(len(loads) - width + 1)) / width
+
+
+def _mean_rate(intervals: Sequence[tuple[float, float, float]]) -> float:
+    return sum(rate for _, _, rate in intervals) / len(intervals)
 
 
 def _launch_lags(horizon: int) -> list[int]:
@@ -167,18 +181,13 @@ def _rises(near: npt.NDArray[np.float64], level: float, rate_rps: float) -> Rise
     load = level + near[filled, 1] / count
     rate = np.maximum(LEAST_RATE * rate_rps, rate_rps + near[filled, 2] / count)
     all_loads = np.concatenate([load, [level, level * (1 + PRIOR_GROWTH) + PRIOR_RISE]])
-    order = np.argsort(all_loads, kind="stable")
+    order = all_loads.argsort(kind="stable")
     weight = np.concatenate([count, [PRIOR_WEIGHT - PRIOR_JUMPS, PRIOR_JUMPS]]) / (count.sum() + PRIOR_WEIGHT)
     return Rises(all_loads[order], np.concatenate([rate, [rate_rps, rate_rps]])[order], weight[order])
 
 
 def _level_cell(level: float) -> int:
-    return round(math.log(max(level, 0.0) / KERNEL_OFFSET + 1) / math.log(LEVEL_STEP))
-
-
-def _level_of(cell: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    level: npt.NDArray[np.float64] = KERNEL_OFFSET * (LEVEL_STEP ** cell.astype(np.float64) - 1)
-    return level
+    return min(round(math.log(max(level, 0.0) / KERNEL_OFFSET + 1) / math.log(LEVEL_STEP)), LEVEL_CELLS - 1)
 
 
 def _rise_cell(rise: float) -> int:
@@ -187,28 +196,33 @@ def _rise_cell(rise: float) -> int:
     return middle + (1 if rise > 0 else -1) * min(distance, middle)
 
 
-def _packed(array: npt.NDArray[Any]) -> str:
-    return base64.b64encode(array.astype("<f4").tobytes()).decode()
+def _packed(array: npt.NDArray[Any], kind: str) -> str:
+    return base64.b64encode(array.astype(kind).tobytes()).decode()
 
 
-def _unpacked(text: str, width: int) -> Floats:
-    numbers: Floats = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32).reshape(-1, width)
+def _unpacked(text: str, kind: str, width: int) -> npt.NDArray[Any]:
+    numbers: npt.NDArray[Any] = np.frombuffer(base64.b64decode(text, validate=True), kind).reshape(-1, width)
     if not np.isfinite(numbers).all():
         raise ValueError("a memory holds finite numbers only")
     return numbers
 
 
-def _table_to_json(table: _Table) -> str:
-    rows, columns = np.nonzero(table.cells[:, :, 0])
-    return _packed(np.column_stack([table.levels[rows], columns, table.cells[rows, columns]]))
+def _kind_to_json(cells: _Cells, kind: int) -> str:
+    sums = cells.sums[kind]
+    rows, columns = np.nonzero(sums[:, :, 0])
+    return _packed(np.column_stack([cells.levels[rows], columns, sums[rows, columns]]), _SUMS)
 
 
-def _table_from_json(text: str) -> _Table:
-    entries = _unpacked(text, 5)
-    numbers, rises = entries[:, 0].astype(np.int32), entries[:, 1].astype(np.int32)
-    if len(entries) and not (numbers.min() >= 0 and rises.min() >= 0 and rises.max() < RISE_CELLS and entries[:, 2].min() >= 0):
-        raise ValueError(f"levels and counts >= 0 and rises 0 .. {RISE_CELLS - 1} expected")
-    levels, rows = np.unique(numbers, return_inverse=True)
-    cells = np.zeros((len(levels), RISE_CELLS, 3), np.float32)
-    cells[rows, rises] = entries[:, 2:]
-    return _Table(levels, cells)
+def _cells_from_json(texts: Sequence[str]) -> _Cells:
+    kinds = [_unpacked(text, _SUMS, 5) for text in texts]
+    for entries in kinds:
+        numbers, rises, counts = entries[:, 0], entries[:, 1], entries[:, 2]
+        if len(entries) and not (
+            0 <= numbers.min() <= numbers.max() < LEVEL_CELLS and 0 <= rises.min() <= rises.max() < RISE_CELLS and counts.min() >= 0
+        ):
+            raise ValueError(f"levels 0 .. {LEVEL_CELLS - 1}, rises 0 .. {RISE_CELLS - 1} and counts >= 0 expected")
+    levels = np.unique(np.concatenate([entries[:, 0] for entries in kinds])).astype(np.int32)
+    sums = np.zeros((len(kinds), len(levels), RISE_CELLS, 3), np.float32)
+    for kind, entries in enumerate(kinds):
+        sums[kind, np.searchsorted(levels, entries[:, 0]), entries[:, 1].astype(np.int32)] = entries[:, 2:]
+    return _Cells(levels, sums)

@@ -64,10 +64,7 @@ def miss_share(curve: Curve, load: npt.NDArray[np.floating] | float, workers: in
     """The curve at `load` worker-seconds/s on `workers` workers; any shape of `load`. Everything is missed without a worker."""
     if workers <= 0:
         return np.where(np.asarray(load) > 0, 1.0, 0.0)
-    step = UTILISATION[1]
-    position = np.minimum(np.maximum(np.asarray(load) / (workers * step), 0.0), len(curve) - 1.001)
-    below = position.astype(np.intp)
-    shares: npt.NDArray[np.float64] = curve[below] + (position - below) * (curve[below + 1] - curve[below])
+    shares: npt.NDArray[np.float64] = np.interp(np.asarray(load) / workers, UTILISATION, curve)
     return shares
 
 
@@ -92,8 +89,8 @@ def within_reach(work: RequestWork, sla: Sla) -> RequestWork:
 
 
 def _rounded(value: float) -> float:
-    """Three significant digits: near enough for a curve, and lets a drifting mix share one."""
-    return float(f"{value:.3g}")
+    """Steps of 1 %: near enough for a curve, and lets a drifting mix share one."""
+    return 1.01 ** round(math.log(value) / math.log(1.01)) if value > 0 else 0.0
 
 
 @lru_cache(maxsize=4096)

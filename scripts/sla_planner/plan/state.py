@@ -20,7 +20,7 @@ from sla_planner.plan.stability import Below, Turns
 from sla_planner.plan.stuck import Starting
 from sla_planner.plan.work import LONGEST_TOKENS, LengthMix, Lengths
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)

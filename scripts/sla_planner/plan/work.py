@@ -106,10 +106,8 @@ def mixed(previous: LengthMix | None, traffic: TrafficWindow, known_requests: fl
 @lru_cache(maxsize=16)
 def request_work(engine: Engine, sla: Sla, mix: LengthMix, slowness: Slowness = Slowness()) -> RequestWork:
     """The cost of one request of `mix` on `engine`, `slowness` times slower than its profile, under `sla`."""
-    isl, isl_share = (np.array(part) for part in mix.isl)
-    service_s = np.array([engine.prefill.ttft_ms(tokens) for tokens in isl]) / 1000 * slowness.prefill
-    in_batch_s = np.minimum(service_s, isl / _best_tokens_per_s(engine) * slowness.prefill)
-    prefill_s = np.where(isl <= MAX_BATCHED_TOKENS, in_batch_s, service_s) / _streams(engine, mix.isl_tokens)
+    isl_share, *profiled = _profiled_prefill(engine, mix.isl)
+    service_s, prefill_s = (seconds * slowness.prefill for seconds in profiled)
     late = service_s * 1000 > sla.ttft_ms
     hopeless = float(isl_share[late].sum())
     verdicts, decode = [], _decode_work(engine, sla, mix, slowness.decode)
@@ -135,6 +133,16 @@ def request_work(engine: Engine, sla: Sla, mix: LengthMix, slowness: Slowness = 
         prefill_infeasible=prefill_infeasible,
         decode_infeasible=bool(decode.verdicts),
     )
+
+
+@lru_cache(maxsize=16)
+def _profiled_prefill(engine: Engine, isl_lengths: Lengths) -> tuple[npt.NDArray[np.float64], ...]:
+    """By length: the share of requests, seconds alone on a worker, and worker-seconds of a busy one; as profiled."""
+    isl, share = (np.array(part) for part in isl_lengths)
+    service_s = np.array([engine.prefill.ttft_ms(tokens) for tokens in isl_lengths[0]]) / 1000
+    in_batch_s = np.minimum(service_s, isl / _best_tokens_per_s(engine))
+    prefill_s = np.where(isl <= MAX_BATCHED_TOKENS, in_batch_s, service_s) / _streams(engine, float(isl @ share))
+    return share, service_s, prefill_s
 
 
 @dataclass(frozen=True, slots=True)
