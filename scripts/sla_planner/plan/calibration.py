@@ -35,7 +35,7 @@ from typing import Any
 
 from sla_planner.model.engine import Engine
 from sla_planner.plan.observation import Observation, Quantity, TrafficWindow, WorkerCounts, ready_workers
-from sla_planner.plan.work import RequestWork
+from sla_planner.plan.work import PromptWork
 
 GAIN = 0.1
 SMALLEST, LARGEST = 0.5, 2.0
@@ -127,8 +127,8 @@ class Calibration:
         return cls(factor, int(document["intervals"]))
 
 
-def calibrate_prefill(calibration: Calibration, observation: Observation, work: RequestWork) -> Calibration:
-    """The calibration after this interval. `work`: of the requests of the last intervals, as profiled."""
+def calibrate_prefill(calibration: Calibration, observation: Observation, work: PromptWork) -> Calibration:
+    """The calibration after this interval. `work`: of the prompts of the last intervals, as profiled."""
     traffic = observation.traffic
     ready = _teaching_workers(traffic, observation.prefill)
     if not ready or not _known(traffic.ttft_ms, traffic.isl_tokens, traffic.request_rate_rps):

@@ -176,10 +176,9 @@ def _launch_lags(horizon: int) -> list[int]:
 
 def _rises(near: npt.NDArray[np.float64], level: float, rate_rps: float) -> Rises:
     """`near` (RISE_CELLS, 3): cells, as `_Table.near` gives them."""
-    filled = near[:, 0] > 0
-    count = near[filled, 0]
-    load = level + near[filled, 1] / count
-    rate = np.maximum(LEAST_RATE * rate_rps, rate_rps + near[filled, 2] / count)
+    count, rises, rate_rises = near[np.flatnonzero(near[:, 0] > 0)].T
+    load = level + rises / count
+    rate = np.maximum(LEAST_RATE * rate_rps, rate_rps + rate_rises / count)
     all_loads = np.concatenate([load, [level, level * (1 + PRIOR_GROWTH) + PRIOR_RISE]])
     order = all_loads.argsort(kind="stable")
     weight = np.concatenate([count, [PRIOR_WEIGHT - PRIOR_JUMPS, PRIOR_JUMPS]]) / (count.sum() + PRIOR_WEIGHT)

@@ -16,11 +16,11 @@ import math
 from dataclasses import replace
 
 from sla_planner.model.engine import Engine
-from sla_planner.plan.calibration import calibrate_decode, calibrate_prefill
+from sla_planner.plan.calibration import Calibration, calibrate_decode, calibrate_prefill
 from sla_planner.plan.observation import Observation, TrafficWindow, WorkerCounts
 from sla_planner.plan.settings import PlanSettings
-from sla_planner.plan.state import ErrorBudget, PlanState
-from sla_planner.plan.work import MIX_REQUESTS, mixed, request_work
+from sla_planner.plan.state import ErrorBudget, PlanState, RoleState
+from sla_planner.plan.work import MIX_REQUESTS, mixed, prompt_work
 
 BUDGET_MEMORY_S = 3 * 86_400.0
 WORK_ERROR = 0.05
@@ -42,20 +42,24 @@ def _holding(counts: WorkerCounts | None, asked: int | None) -> int:
 def learned(settings: PlanSettings, engine: Engine, state: PlanState, observation: Observation) -> PlanState:
     """The state after a window whose traffic is known."""
     traffic = observation.traffic
-    mix = mixed(state.mix, traffic, _telling_requests(settings, engine, state))
+    mix = mixed(state.mix, traffic, _telling_requests(engine, state))
     prefill, decode = state.prefill, state.decode
     if mix is not None and settings.correction:
-        work = request_work(engine, settings.sla, mix)
-        prefill = replace(prefill, calibration=calibrate_prefill(prefill.calibration, observation, work))
-        decode = replace(decode, calibration=calibrate_decode(decode.calibration, observation, engine))
+        work = prompt_work(engine, mix)
+        prefill = _calibrated(prefill, calibrate_prefill(prefill.calibration, observation, work))
+        decode = _calibrated(decode, calibrate_decode(decode.calibration, observation, engine))
     return replace(state, prefill=prefill, decode=decode, mix=mix, budget=_spent(state.budget, traffic), known_at_s=traffic.at_s)
 
 
-def _telling_requests(settings: PlanSettings, engine: Engine, state: PlanState) -> float:
+def _calibrated(state: RoleState, calibration: Calibration) -> RoleState:
+    return state if calibration is state.calibration else replace(state, calibration=calibration)
+
+
+def _telling_requests(engine: Engine, state: PlanState) -> float:
     """How many requests tell the mean prefill work of one to within `WORK_ERROR`: the squared variation of a request's over the squared error."""
     if state.mix is None:
         return MIX_REQUESTS
-    work = request_work(engine, settings.sla, state.mix)
+    work = prompt_work(engine, state.mix)
     variation = work.prefill_s2 / work.prefill_s**2 - 1
     return max(variation / WORK_ERROR**2, MIX_REQUESTS)
 

@@ -44,7 +44,7 @@ REACH, REACH_STEP = 0.3, 1.05
 MOMENTS = 16  # of a spell, at which the wait is evaluated
 UNEVEN = 0.055  # of a decode worker's load, standard deviation; fits what static fleets lost on recorded days
 DISPERSION = 1.3  # variance over mean of arrivals in a second; recorded LLM traffic has 1.2 to 3.7, and this fits what static fleets lost
-UTILISATION = np.linspace(0.0, 3.0, 121)  # grid of r; linear in between
+UTILISATION = np.concatenate([np.arange(8) * 0.05, 0.4 + np.arange(36) * 0.025, 1.3 + np.arange(18) * 0.1])  # grid of r; linear in between
 Curve = npt.NDArray[np.float64]  # miss share (0..1) at UTILISATION, non-decreasing
 
 
@@ -60,9 +60,9 @@ def decode_miss_curve(work: RequestWork) -> Curve:
     return _decode_curve(work.fixed_step_ms, work.itl_target_ms, _rounded(work.batch_share))
 
 
-def miss_share(curve: Curve, load: npt.NDArray[np.floating] | float, workers: int) -> npt.NDArray[np.float64]:
-    """The curve at `load` worker-seconds/s on `workers` workers; any shape of `load`. Everything is missed without a worker."""
-    if workers <= 0:
+def miss_share(curve: Curve, load: npt.NDArray[np.floating] | float, workers: npt.NDArray[np.integer] | int) -> npt.NDArray[np.float64]:
+    """The curve at `load` worker-seconds/s on `workers` workers; any shapes that go together. Everything is missed without a worker."""
+    if isinstance(workers, int) and workers <= 0:
         return np.where(np.asarray(load) > 0, 1.0, 0.0)
     shares: npt.NDArray[np.float64] = np.interp(np.asarray(load) / workers, UTILISATION, curve)
     return shares

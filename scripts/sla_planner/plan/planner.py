@@ -50,19 +50,16 @@ def decide(settings: PlanSettings, engine: Engine, state: PlanState, observation
         return _hold(settings, state, observation, unknown)
     fleet = (observation.prefill, observation.decode)
     stuck = tuple(each.starting.stuck(observation.traffic.at_s, settings.startup_s) for each in (state.prefill, state.decode))
-    observation = replace(observation, prefill=without(fleet[0], stuck[0]), decode=without(fleet[1], stuck[1]))
+    if any(stuck):
+        observation = replace(observation, prefill=without(fleet[0], stuck[0]), decode=without(fleet[1], stuck[1]))
     state = learned(settings, engine, state, observation)
     if state.mix is None and observation.traffic.request_rate_rps.value > 0:
         lengths = observation.traffic.isl_tokens
         missing = "none has finished" if lengths.kind is Kind.IDLE else f"their lengths are unknown ({lengths.why})"
         return _hold(settings, state, observation, f"requests arrive, but {missing}")
     sized, state = _SIZES[settings.sizing](settings, engine, state, observation)
-    sized = replace(
-        sized,
-        prefill=replace(sized.prefill, workers=sized.prefill.workers + stuck[0]),
-        decode=replace(sized.decode, workers=sized.decode.workers + stuck[1]),
-        verdicts=(*sized.verdicts, *filter(None, (stuck_verdict(role, each, settings.startup_s) for role, each in zip(Role, stuck, strict=True)))),
-    )
+    if any(stuck):
+        sized = _in_place_of(stuck, sized, settings.startup_s)
     return _decided(settings, state, observation.traffic, sized, fleet)
 
 
@@ -83,18 +80,27 @@ def _fleet_seen(state: PlanState, settings: PlanSettings, observation: Observati
     if prefill is None or decode is None:
         return state
     gpus = (settings.prefill.gpus_per_worker, settings.decode.gpus_per_worker)
-    rooms = (
-        room_seen(state.prefill.room, Sight(prefill, decode, gpus[0], gpus[1], at_s), settings.unschedulable_limit_s),
-        room_seen(state.decode.room, Sight(decode, prefill, gpus[1], gpus[0], at_s), settings.unschedulable_limit_s),
-    )
-    starting = (
-        state.prefill.starting.after(prefill, at_s, settings.startup_s),
-        state.decode.starting.after(decode, at_s, settings.startup_s),
-    )
     return replace(
         state,
-        prefill=replace(state.prefill, room=rooms[0], starting=starting[0]),
-        decode=replace(state.decode, room=rooms[1], starting=starting[1]),
+        prefill=_role_seen(state.prefill, Sight(prefill, decode, gpus[0], gpus[1], at_s), settings),
+        decode=_role_seen(state.decode, Sight(decode, prefill, gpus[1], gpus[0], at_s), settings),
+    )
+
+
+def _role_seen(state: RoleState, sight: Sight, settings: PlanSettings) -> RoleState:
+    room = room_seen(state.room, sight, settings.unschedulable_limit_s)
+    starting = state.starting.after(sight.counts, sight.at_s, settings.startup_s)
+    return state if (room, starting) == (state.room, state.starting) else replace(state, room=room, starting=starting)
+
+
+def _in_place_of(stuck: tuple[int, ...], sized: Sized, startup_s: float) -> Sized:
+    """As many workers more as are stuck, and said."""
+    told = (stuck_verdict(role, each, startup_s) for role, each in zip(Role, stuck, strict=True))
+    return replace(
+        sized,
+        prefill=replace(sized.prefill, workers=sized.prefill.workers + stuck[0]),
+        decode=replace(sized.decode, workers=sized.decode.workers + stuck[1]),
+        verdicts=(*sized.verdicts, *filter(None, told)),
     )
 
 

@@ -34,6 +34,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from sla_planner.plan.decision import Reason, Role
 from sla_planner.plan.jumps import JumpMemory, Rises
 from sla_planner.plan.misses import Curve, highest_load, miss_share
@@ -51,6 +54,7 @@ NOTHING = 0.01  # of a worker
 DIP_QUANTILE = 0.3
 DIP_HORIZONS = 13
 STRIDES = 64
+AT_ONCE = 8  # sizes that are compared in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,7 @@ def risk_need(case: RoleCase, horizon: Horizon, allowed_misses: float) -> RiskNe
         workers = min(dip, max(load.coming, workers))
         reason = direction(workers, load.coming)
         notes.append(f"at least {dip} were needed {1 - DIP_QUANTILE:.0%} of the last {_duration(horizon.dip_intervals * horizon.interval_s)}")
-    here, below = (_missed(keep_rises, curve, n) for n in (workers, workers - 1))
+    here, below = _missed(keep_rises, curve, workers)
     high = keep_rises.quantile(0.99)
     within = _duration(horizon.startup_s + horizon.interval_s)
     misses = f"{workers} would miss {here:.2%} of requests, {workers - 1} {below:.2%}: " if workers > 0 else ""
@@ -159,26 +163,40 @@ def cheapest(rises: Rises, curve: Curve, worker_cost: float, price: float) -> in
     """argmin over N of worker_cost * N + price * (misses per second with N workers)."""
     stakes = price * rises.weight * rises.rate_rps
 
-    def cost(workers: int) -> float:
-        return worker_cost * workers + float(stakes @ miss_share(curve, rises.load, workers))
+    def costs(workers: range) -> npt.NDArray[np.float64]:
+        return worker_cost * np.arange(workers.start, workers.stop, workers.step) + missed_rps(stakes, curve, rises.load, workers)
 
     stride = max(1, int(rises.load[-1] / STRIDES))  # a large fleet is searched in strides that get shorter
-    best, least, workers = 0, cost(0), stride
-    while worker_cost * workers < least:
-        if (here := cost(workers)) < least:
-            best, least = workers, here
-        workers += stride
+    best, least, first = 0, float(stakes.sum()), 0
+    while worker_cost * first < least:
+        candidates = range(first, first + AT_ONCE * stride, stride)
+        here = costs(candidates)
+        lowest = int(here.argmin())
+        if here[lowest] < least:
+            best, least = candidates[lowest], float(here[lowest])
+        first = candidates.stop
     while stride > 1:
         stride, reach = max(1, stride // 8), stride
-        best = min(range(max(best - reach, 0), best + reach + 1, stride), key=cost)
+        candidates = range(max(best - reach, 0), best + reach + 1, stride)
+        best = candidates[int(costs(candidates).argmin())]
     return best
 
 
-def _missed(rises: Rises, curve: Curve, workers: int) -> float:
-    """Expected share of the horizon's requests that miss."""
+def missed_rps(stakes: npt.NDArray[np.float64], curve: Curve, load: npt.NDArray[np.float64], workers: range) -> npt.NDArray[np.float64]:
+    """What is lost of `stakes`, one per possible `load`, with each number of workers."""
+    counts = np.arange(workers.start, workers.stop, workers.step)
+    lost: npt.NDArray[np.float64] = miss_share(curve, load, np.maximum(counts, 1)[:, None]) @ stakes
+    if counts[0] == 0:
+        lost[0] = miss_share(curve, load, 0) @ stakes
+    return lost
+
+
+def _missed(rises: Rises, curve: Curve, workers: int) -> tuple[float, float]:
+    """Expected share of the horizon's requests that miss, with `workers` and with one fewer."""
     stakes = rises.weight * rises.rate_rps
     at_stake = float(stakes.sum())
-    return float(stakes @ miss_share(curve, rises.load, workers)) / at_stake if at_stake > 0 else 0.0
+    lost = missed_rps(stakes, curve, rises.load, range(max(workers - 1, 0), workers + 1)) / at_stake if at_stake > 0 else np.zeros(2)
+    return float(lost[-1]), float(lost[0])
 
 
 def _duration(seconds: float) -> str:

@@ -55,7 +55,7 @@ def room_seen(room: Room, sight: Sight, limit_s: float) -> Room:
     if room.closed(at_s) and (room.other - sight.other.coming) * sight.other_gpus >= sight.gpus:
         room = replace(room, until_s=at_s)
     if sight.counts.unschedulable == 0:
-        return replace(room, waiting_since_s=None)
+        return room if room.waiting_since_s is None else replace(room, waiting_since_s=None)
     since_s = at_s if room.waiting_since_s is None else min(room.waiting_since_s, at_s)  # min: the clock may have been set back
     room = replace(room, waiting_since_s=since_s)
     if room.closed(at_s) or at_s - since_s < limit_s:

@@ -57,17 +57,23 @@ class LengthMix:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestWork:
-    """What one request of the mix costs, in worker-seconds, and what it needs to know of the promise.
-
-    `prefill_s2` is the second moment (s^2), `alone_s` the TTFT of a prompt on an idle worker. `batch_share` is the share of a full decode worker that
-    one running request holds, `itl_target_ms` the ITL of a full worker. `ttft_target_ms` is the promise, or the nearest that can be kept; `verdicts`
-    say so. `hopeless_share` of the prompts take longer alone than promised, whatever the fleet.
-    """
+class PromptWork:
+    """What one prompt of the mix costs a busy worker, in worker-seconds, the second moment of that (s^2), and its TTFT on an idle worker."""
 
     prefill_s: float
     prefill_s2: float
     alone_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestWork(PromptWork):
+    """What one request of the mix costs, in worker-seconds, and what it needs to know of the promise.
+
+    `batch_share` is the share of a full decode worker that
+    one running request holds, `itl_target_ms` the ITL of a full worker. `ttft_target_ms` is the promise, or the nearest that can be kept; `verdicts`
+    say so. `hopeless_share` of the prompts take longer alone than promised, whatever the fleet.
+    """
+
     prefill_overhead_s: float
     full_batch_s: float
     decode_s: float
@@ -106,8 +112,8 @@ def mixed(previous: LengthMix | None, traffic: TrafficWindow, known_requests: fl
 @lru_cache(maxsize=16)
 def request_work(engine: Engine, sla: Sla, mix: LengthMix, slowness: Slowness = Slowness()) -> RequestWork:
     """The cost of one request of `mix` on `engine`, `slowness` times slower than its profile, under `sla`."""
-    isl_share, *profiled = _profiled_prefill(engine, mix.isl)
-    service_s, prefill_s = (seconds * slowness.prefill for seconds in profiled)
+    isl_share, service_s, _ = _profiled_prefill(engine, mix.isl)
+    service_s, prompt = service_s * slowness.prefill, prompt_work(engine, mix, slowness.prefill)
     late = service_s * 1000 > sla.ttft_ms
     hopeless = float(isl_share[late].sum())
     verdicts, decode = [], _decode_work(engine, sla, mix, slowness.decode)
@@ -118,9 +124,9 @@ def request_work(engine: Engine, sla: Sla, mix: LengthMix, slowness: Slowness = 
         verdicts.append(f"TTFT {sla.ttft_ms:g} ms cannot be met: {hopeless:.0%} of prompts take longer alone; {nearest}")
         ttft_target_ms = reachable_ms
     return RequestWork(
-        prefill_s=float(prefill_s @ isl_share),
-        prefill_s2=float(prefill_s**2 @ isl_share),
-        alone_s=float(service_s @ isl_share),
+        prefill_s=prompt.prefill_s,
+        prefill_s2=prompt.prefill_s2,
+        alone_s=prompt.alone_s,
         prefill_overhead_s=engine.prefill.ttft_ms(1) / 1000 * slowness.prefill,
         full_batch_s=engine.prefill.ttft_ms(MAX_BATCHED_TOKENS) / 1000 * slowness.prefill,
         decode_s=decode.request_s,
@@ -133,6 +139,12 @@ def request_work(engine: Engine, sla: Sla, mix: LengthMix, slowness: Slowness = 
         prefill_infeasible=prefill_infeasible,
         decode_infeasible=bool(decode.verdicts),
     )
+
+
+def prompt_work(engine: Engine, mix: LengthMix, slower: float = 1.0) -> PromptWork:
+    """The cost of one prompt of `mix` on `engine`, `slower` times slower than its profile."""
+    share, service_s, prefill_s = _profiled_prefill(engine, mix.isl)
+    return PromptWork(float(prefill_s @ share) * slower, float((prefill_s * prefill_s) @ share) * slower**2, float(service_s @ share) * slower)
 
 
 @lru_cache(maxsize=16)

@@ -20,11 +20,16 @@ except ImportError:  # the extra `fast` is not installed
 COMPILES = _numba is not None
 
 
-def compiled(function: F) -> F:
+def compiled(function: F, inline: str = "never") -> F:
     """`function` as machine code if possible. Kept on disk between runs where a folder for that can be written."""
     if _numba is None:
         return function
     try:
-        return cast(F, _numba.njit(function, cache=True))
+        return cast(F, _numba.njit(function, cache=True, inline=inline))
     except RuntimeError:  # no folder to keep it in: read-only file system
-        return cast(F, _numba.njit(function))
+        return cast(F, _numba.njit(function, inline=inline))
+
+
+def inlined(function: F) -> F:
+    """The same, and part of every compiled function that calls it: handing an argument of many arrays over takes longer than most of what is done."""
+    return compiled(function, "always")

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sla_planner.simulate.compiled import compiled
+from sla_planner.simulate.compiled import compiled, inlined
 
 ABSENT, READY, DRAINING, GONE = 0, 1, 2, 3  # state of a worker's slot; ABSENT also while it starts
 
@@ -128,7 +128,7 @@ def advance(core: Core, until_s: float) -> None:
                 prefill_worker, prefill_s = _next_prefill(core)
 
 
-@compiled
+@inlined
 def start_prefill(core: Core, now_s: float) -> None:
     """Idle ready workers take batches from the head of the queue, the lowest slot first."""
     index = core.cells
@@ -151,7 +151,7 @@ def start_prefill(core: Core, now_s: float) -> None:
         index[IDLE_PREFILL] -= 1
 
 
-@compiled
+@inlined
 def dispatch(core: Core, now_s: float) -> None:
     """The head of the handover goes to the least loaded ready decode worker that admits it, again and again."""
     index = core.cells
@@ -171,7 +171,7 @@ def dispatch(core: Core, now_s: float) -> None:
         _admit(core, chosen, request, now_s)
 
 
-@compiled
+@inlined
 def slow_down(core: Core, worker: int, factor: float, now_s: float) -> None:
     """Steps of a decode worker take `factor` times as long from now on."""
     _progress(core, worker, now_s)
@@ -180,7 +180,7 @@ def slow_down(core: Core, worker: int, factor: float, now_s: float) -> None:
     find_next_decode(core)
 
 
-@compiled
+@inlined
 def find_next_decode(core: Core) -> None:
     best = 0
     for worker in range(1, core.cells[DECODE_SLOTS]):
@@ -189,7 +189,7 @@ def find_next_decode(core: Core) -> None:
     core.cells[NEXT_DECODE] = best
 
 
-@compiled
+@inlined
 def _next_prefill(core: Core) -> tuple[int, float]:
     best, until_s = -1, NEVER
     for worker in range(core.cells[PREFILL_SLOTS]):
@@ -198,7 +198,7 @@ def _next_prefill(core: Core) -> tuple[int, float]:
     return best, until_s
 
 
-@compiled
+@inlined
 def _prefill_ends(core: Core, worker: int, now_s: float) -> None:
     index = core.cells
     core.p_until_s[worker] = NEVER
@@ -221,13 +221,13 @@ def _prefill_ends(core: Core, worker: int, now_s: float) -> None:
             index[TRANSFERS] += 1
 
 
-@compiled
+@inlined
 def _hand_over(core: Core, request: int) -> None:
     core.handover[core.cells[HANDOVER_TAIL]] = request  # every request is handed over once at most: the ring never wraps
     core.cells[HANDOVER_TAIL] += 1
 
 
-@compiled
+@inlined
 def _admit(core: Core, worker: int, request: int, now_s: float) -> None:
     _progress(core, worker, now_s)
     waited_s = now_s - core.first_token_s[request]
@@ -248,7 +248,7 @@ def _admit(core: Core, worker: int, request: int, now_s: float) -> None:
         find_next_decode(core)
 
 
-@compiled
+@inlined
 def _decode_ends(core: Core, worker: int, now_s: float) -> None:
     _progress(core, worker, now_s)
     batch = core.d_batch[worker]
@@ -270,7 +270,7 @@ def _decode_ends(core: Core, worker: int, now_s: float) -> None:
     find_next_decode(core)
 
 
-@compiled
+@inlined
 def _finish(core: Core, request: int, now_s: float) -> None:
     core.finish_s[request] = now_s
     core.cells[FINISHED] += 1
@@ -278,7 +278,7 @@ def _finish(core: Core, request: int, now_s: float) -> None:
     _observe(core, DURATION, now_s - core.arrival_s[request], 1.0)
 
 
-@compiled
+@inlined
 def _step(core: Core, worker: int) -> tuple[float, float]:
     """Seconds per token now, and half of what that grows by per token."""
     law, slow = core.law, core.d_slow[worker]
@@ -286,7 +286,7 @@ def _step(core: Core, worker: int) -> tuple[float, float]:
     return (law[C0_S] + law[C1_S] * batch + law[C2_S] * core.d_kv[worker]) * slow, 0.5 * law[C2_S] * batch * slow
 
 
-@compiled
+@inlined
 def _progress(core: Core, worker: int, now_s: float) -> None:
     """Tokens since the worker was last looked at."""
     elapsed_s = now_s - core.d_at_s[worker]
@@ -301,7 +301,7 @@ def _progress(core: Core, worker: int, now_s: float) -> None:
     _observe(core, ITL, elapsed_s / tokens, batch * tokens)
 
 
-@compiled
+@inlined
 def _plan_next(core: Core, worker: int) -> None:
     """When the next request of the worker has all its tokens."""
     if core.d_batch[worker] == 0:
@@ -312,7 +312,7 @@ def _plan_next(core: Core, worker: int) -> None:
     core.d_next_s[worker] = core.d_at_s[worker] + tokens * (step_s + growth * tokens)
 
 
-@compiled
+@inlined
 def _observe(core: Core, histogram: int, value: float, weight: float) -> None:
     edges = core.edges[histogram]
     low, high = 0, len(edges)
@@ -326,7 +326,7 @@ def _observe(core: Core, histogram: int, value: float, weight: float) -> None:
     core.tally[histogram, -1] += value * weight
 
 
-@compiled
+@inlined
 def _push(keys: np.ndarray, items: np.ndarray, size: int, key: float, item: int) -> None:
     """Into a binary heap of `size` entries. Equal keys leave in order of item."""
     place = size
@@ -339,7 +339,7 @@ def _push(keys: np.ndarray, items: np.ndarray, size: int, key: float, item: int)
     keys[place], items[place] = key, item
 
 
-@compiled
+@inlined
 def _pop(keys: np.ndarray, items: np.ndarray, size: int) -> int:
     """The first of a binary heap of `size` entries, which then has one fewer."""
     first = items[0]
