@@ -23,7 +23,7 @@ so that a worker is harder to get than to hold. Four corrections follow, each of
 
 Price. A request costs this role w GPU-seconds of work, and its share of the one worker that stands there anyway, g / usual requests per second; an
 avoided miss is worth `PRICE[role]` times both, in proportion to how strict the promise is (1 % allowed misses = 1) and to what is left of the error
-budget: with e = (misses - allowed) / (allowed in 24 h), times exp(2.5 e) clipped to [0.5, 8]. So it means the same for an 8 B and a 400 B model, and
+budget: with e = (misses - allowed) / (allowed in 24 h), times exp(2.5 e) clipped to [0.5, 4]. So it means the same for an 8 B and a 400 B model, and
 for two workers and two hundred. The aim is a little stricter than the promise (`AIM`), because one setting scatters between days.
 
 The numbers are those that did best on three recorded days of LLM traffic (ServeGen), the same days rotated by 12 hours among them.
@@ -46,7 +46,7 @@ PRICE = {Role.PREFILL: 34.0, Role.DECODE: 17.0}
 LAUNCH_COST = 3.0
 DRAIN_HOLD_S = 60.0
 BUDGET_GAIN = 2.5
-BUDGET_CLIP = (0.5, 8.0)
+BUDGET_CLIP = (0.5, 4.0)
 AIM = 0.7  # share of the allowed misses that the price loop steers to
 DRAIN_UTILISATION_MISSES = 0.2
 PRESENT_MISSES = 0.05
