@@ -4,7 +4,7 @@ For every past interval j the memory knows the level l_j that the planner believ
 for a decision now is what those rises would be *added to today's level*:
 
     keep     u_j = l + max(x_{j+1} .. x_{j+H}) - l_j           H = horizon in intervals: can the workers that run be kept?
-             once with x as it is, at the share `BLIP`: one interval above what workers can do is missed, and not the whole horizon
+             once with x as it is, at a share of `BLIP` / H: one interval above what workers can do is missed, and what waited then, not the horizon
              once with means of `LASTING` intervals, at the rest: what lasts is missed until new workers are ready
     launch   u_jk = l + x_{j+k} - l_j, k = H .. H+L            what a worker that is asked for now arrives in time for; L = one more start-up
 
@@ -49,7 +49,7 @@ RISE_CELLS = 2 * 70 + 1  # up to +-1,700 workers; larger ones share the last
 LEVEL_CELLS = 300  # up to 5e9 workers; higher levels share the last
 LAUNCH_LAGS = 3
 LASTING = 3
-BLIP = 0.2
+BLIP = 1.8
 
 Floats = npt.NDArray[np.float32]
 _LEVELS = KERNEL_OFFSET * (LEVEL_STEP ** np.arange(LEVEL_CELLS) - 1)  # of level cells
@@ -135,9 +135,10 @@ class JumpMemory:
             cells = cells.with_rises(level_then, {_LAUNCHED: later}, rate_rise)
         return JumpMemory(recent, cells)
 
-    def keep(self, level: float, rate_rps: float) -> Rises:
-        """Highest load within the horizon."""
-        return _rises(self.cells.near(level, {_BLIPS: BLIP, _LASTING: 1 - BLIP}), level, rate_rps)
+    def keep(self, level: float, rate_rps: float, *, horizon: int) -> Rises:
+        """Highest load within the horizon, which is that of `remember`."""
+        blips = min(BLIP / horizon, 1.0)
+        return _rises(self.cells.near(level, {_BLIPS: blips, _LASTING: 1 - blips}), level, rate_rps)
 
     def launch(self, level: float, rate_rps: float) -> Rises:
         """Load that a worker launched now can meet: at the beginning, in the middle and at the end of the start-up after this one."""

@@ -128,7 +128,7 @@ class RoleCase:
 def risk_need(case: RoleCase, horizon: Horizon, allowed_misses: float) -> RiskNeed:
     """The size of one role under the price rule. `allowed_misses`: share (0..1) that the promise lets miss."""
     load, memory, curve, price = case.load, case.memory, case.curve, case.price
-    keep_rises = memory.keep(load.level, load.rate_rps)
+    keep_rises = memory.keep(load.level, load.rate_rps, horizon=horizon.intervals)
     launch_rises = memory.launch(load.level, load.rate_rps)
     keep = cheapest(keep_rises, curve, load.gpus_per_worker, price)
     launch = cheapest(launch_rises, curve, load.gpus_per_worker * LAUNCH_COST, price)
