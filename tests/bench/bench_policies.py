@@ -1,7 +1,7 @@
 """What every policy costs on recorded days, and what each part of the planner buys.
 
     python tests/bench/bench_policies.py [--quick] [--traces DIR] [--out DIR] [--jobs N]
-                                         [--ablation] [--robustness] [--frontier FILE.png]
+                                         [--ablation] [--robustness] [--levers] [--anatomy] [--frontier FILE.png]
 
 Recorded days are found in --traces by their names: servegen_mlarge_day1 six times over, servegen_r1_a four times, servegen_msmall_day2 six times
 (.csv or .csv.gz with arrival_s,isl,osl). Promised are TTFT 500 ms (servegen_r1_a: 1500 ms) and ITL 20 ms to 99 % of requests, on the shipped profile;
@@ -13,6 +13,8 @@ The first 10 minutes are not scored; GPU-hours are those of the whole day. Witho
                    alternatives are searched on this very traffic; the planner's are its own. The command below a table prints the same numbers
     --ablation     the planner with one part of it switched off, by changing its constants in the process that runs it
     --robustness   the planner on clusters that are not as it was told, and on the days rotated, rescaled, and followed by another one
+    --levers       what faster start-ups and closer looks would be worth
+    --anatomy      where the planner's GPU-hours go, and what workers for either role would save at most
     --frontier     a picture of attainment against GPU-hours over the price of a miss, and the alternatives in it
 
 Every ratio is to something run in the same bench, and everything is deterministic: only how long it takes depends on the machine. A whole table takes
@@ -28,9 +30,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from policies import tables
+from policies.anatomy import anatomy, anatomy_table
 from policies.runs import Bench, Result, Task
 from policies.traffic import PROMISES, Recording, excerpt, promised, recordings
-from policies.variants import FACTORS, ablations, after, conditions, priced
+from policies.variants import FACTORS, ablations, after, conditions, levers, priced
 
 from sla_planner.atomic import write_bytes
 from sla_planner.simulate.compiled import COMPILES
@@ -48,7 +51,7 @@ def main() -> None:
     if not found:
         raise SystemExit(f"none of {', '.join(arguments.days)} is known; known: {', '.join(recording.name for recording in known)}")
     bench = Bench(arguments.jobs, arguments.out)
-    if not (arguments.ablation or arguments.robustness or arguments.frontier):
+    if not (arguments.ablation or arguments.robustness or arguments.levers or arguments.anatomy or arguments.frontier):
         for startup_s in arguments.startups:
             print_policies(bench, found, arguments.policies, startup_s, arguments.slas)
     for recording in found:
@@ -56,6 +59,10 @@ def main() -> None:
             print_changes(bench, f"{recording.name}: one part off", ablations(recording))
         if arguments.robustness:
             print_changes(bench, f"{recording.name}: not as told", conditions(recording, after(recording, known)))
+        if arguments.levers:
+            print_changes(bench, f"{recording.name}: levers", levers(recording))
+    if arguments.anatomy:
+        print_anatomy(found)
     if arguments.frontier:
         draw(bench, found, arguments.policies, arguments.frontier)
 
@@ -75,6 +82,13 @@ def print_policies(bench: Bench, found: list[Recording], policies: list[str], st
 
 def print_changes(bench: Bench, what: str, tasks: Mapping[str, Task]) -> None:
     print(f"\n{tables.change_table(what, _by_name(list(tasks), bench.results(list(tasks.values()))))}", flush=True)
+
+
+def print_anatomy(found: list[Recording]) -> None:
+    parts = {recording.name: anatomy(Task(recording)) for recording in found}
+    print(f"\n{anatomy_table({name: roles for name, (roles, _) in parts.items()})}\n")
+    for name, (_, saved) in parts.items():
+        print(f"{name}: workers for either role would save {saved:.1f} GPU-hours at most", flush=True)
 
 
 def draw(bench: Bench, found: list[Recording], policies: list[str], path: Path) -> None:
@@ -113,6 +127,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help="results are kept here and used again")
     parser.add_argument("--ablation", action="store_true", help="what each part of the planner buys")
     parser.add_argument("--robustness", action="store_true", help="what happens when things are not as told")
+    parser.add_argument("--levers", action="store_true", help="what platforms with other means would save")
+    parser.add_argument("--anatomy", action="store_true", help="where the planner's GPU-hours go")
     parser.add_argument("--frontier", type=Path, metavar="FILE.png", help="draw attainment against GPU-hours")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.policies if name not in CONTESTANTS]:

@@ -26,6 +26,9 @@ class Promise:
     def __str__(self) -> str:
         return f"{self.ttft_ms:g}/{self.itl_ms:g}"
 
+    def or_laxer(self, other: Promise) -> Promise:
+        return Promise(max(self.ttft_ms, other.ttft_ms), max(self.itl_ms, other.itl_ms))
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:

@@ -20,6 +20,8 @@ PARTS: dict[str, dict[str, Any]] = {  # constants `module.NAME` of the planner, 
     "means, no risk": {"sizing": Sizing.MEAN},
     "no dip floor": {"risk.DIP_QUANTILE": 0.0},
     "a launch costs no more than keeping": {"risk.LAUNCH_COST": 1.0},
+    "a blip counts as what lasts": {"jumps.BLIP": HUGE},
+    "the wave behind a shortage is a jump": {"size_risk.WAVE_OVER": HUGE},
     "no drain of queues": {"size_risk.IN_TIME": HUGE},
     "no budget loop": {"risk.BUDGET_GAIN": 0.0},
     "aims at the promise itself": {"risk.AIM": 1.0},
@@ -55,8 +57,21 @@ def priced(recording: Recording, factor: float) -> Task:
     return Task(recording, constants=(("risk.PRICE", {role: factor * PRICE[role] for role in Role}),))
 
 
+def levers(recording: Recording) -> dict[str, Task]:
+    """What other platforms could do. A fast start-up is that of a pool of warm standbys that never runs dry, and costs nothing: a bound."""
+    return {
+        "as it is": Task(recording),
+        "workers start in 60 s": Task(recording, startup_s=60.0),
+        "workers start in 30 s": Task(recording, startup_s=30.0),
+        "workers start in 10 s": Task(recording, startup_s=10.0),
+        "scrapes every second, decides every 5 s": Task(
+            recording, plan=(("interval_s", 5.0),), options=ClusterOptions(startup=Startup(120.0), metrics=Metrics(scrape_s=1.0))
+        ),
+    }
+
+
 def conditions(recording: Recording, following: Recording) -> dict[str, Task]:
-    """By name. `following`: the day that comes after it; the promise stays the first one's."""
+    """By name. `following`: the day that comes after it; what is promised on both is the laxer of their promises."""
     noon_s = recording.period_s / 2
     usual = Startup(120.0)
     clusters = {
@@ -72,7 +87,7 @@ def conditions(recording: Recording, following: Recording) -> dict[str, Task]:
         **{f"rotated by {share:.0%} of the day": replace(recording, rotated=share) for share in (0.25, 0.5, 0.75)},
         "half the load": recording.times(0.5),
         "twice the load": recording.times(2.0),
-        f"then {following.name}": replace(recording, then=following),
+        f"then {following.name}": replace(recording, then=following, promise=recording.promise.or_laxer(following.promise)),
     }
     return {
         "as told": Task(recording),
