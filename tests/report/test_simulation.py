@@ -100,6 +100,17 @@ def test_the_table_has_a_line_for_each_and_says_who_misses_and_what_they_knew(co
     assert "warning: a <gap> of two hours" in told
 
 
+def test_why_requests_were_missed_is_told_everywhere(comparison: Comparison) -> None:
+    why = "0.90% missed TTFT <because>"
+    caused = replace(comparison, policies=(replace(comparison.policies[0], outcome=replace(OURS, causes=(why,))), *comparison.policies[1:]))
+    assert f"slaplanner: {why}" in text(caused)
+    assert document(caused)["policies"][0]["causes"] == [why]
+    page = simulation_page.html(caused, {})
+    assert "<h2>Why requests were missed</h2>" in page
+    assert "slaplanner: 0.90% missed TTFT &lt;because&gt;" in page
+    assert "Why requests were missed" not in simulation_page.html(comparison, {})
+
+
 def test_what_is_not_a_number_is_null(comparison: Comparison) -> None:
     told = json.loads(json.dumps(document(comparison), allow_nan=False))
     assert told["policies"][3]["itl_p50_ms"] is None

@@ -21,7 +21,7 @@ NUMBERS = {
     "attainment", "gpu_hours", "gpu_hours_prefill", "gpu_hours_decode", "minutes_inside", "actions", "ratio", "requests", "ttft_attainment",
     "itl_attainment", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "itl_p99_ms", "launches", "most_direction_changes_per_hour", "tried",
 }  # fmt: skip
-WORDS = {"policy", "knows", "possible", "reached", "settings"}
+WORDS = {"policy", "knows", "possible", "reached", "settings", "causes"}
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,8 @@ DIGITS = 9  # significant ones in JSON
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One line of the table. Shares are 0..1; latencies of nobody are NaN. `settings` in plain JSON types. `ratio` None: there is nothing to compare
-    with. `reached`: the goal was. `possible`: nobody told it the future. `tried`: runs that it took to find the settings."""
+    with. `reached`: the goal was. `possible`: nobody told it the future. `tried`: runs that it took to find the settings. `causes`: why requests were
+    missed, a line per latency, of a policy that says why it decides."""
 
     policy: str
     attainment: float
@@ -53,6 +54,7 @@ class Outcome:
     possible: bool
     tried: int
     settings: Mapping[str, Any]
+    causes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,13 +153,14 @@ def _plain(value: Any) -> Any:
 
 
 def text(comparison: Comparison) -> str:
-    """For people, at most a hundred columns wide: verdict, table, what each policy knew, warnings."""
+    """For people, at most a hundred columns wide: verdict, table, what each policy knew, why requests were missed, warnings."""
     parts = [
         _wrapped(f"{comparison.traffic}; promised to {promised_share(comparison.promise.attainment)}: {_promise(comparison.promise)}"),
         _wrapped(headline(comparison)),
         table([cells(outcome) for outcome in comparison.outcomes], _HEADERS),
         _wrapped(_LEGEND),
         "\n".join(_wrapped(knowledge(outcome), indent="  ") for outcome in comparison.outcomes),
+        "\n".join(_wrapped(told, indent="  ") for told in reasons(comparison)),
         "\n".join(_wrapped(f"warning: {warning}", indent="  ") for warning in comparison.warnings),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -234,6 +237,11 @@ def knowledge(outcome: Outcome) -> str:
     missed = "" if outcome.reached else "* misses the goal; "
     searched = f" ({outcome.tried} runs)" if outcome.tried > 1 else ""
     return f"{outcome.policy}: {missed}knows {outcome.knows}{searched}{_settings(outcome)}"
+
+
+def reasons(comparison: Comparison) -> list[str]:
+    """Why requests were missed, a line each."""
+    return [f"{outcome.policy}: {cause}" for outcome in comparison.outcomes for cause in outcome.causes]
 
 
 def _settings(outcome: Outcome) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sla_planner.report.markup import inline_png, render, unbroken
-from sla_planner.report.simulation import OURS, Comparison, Shown, cells, headline, knowledge
+from sla_planner.report.simulation import OURS, Comparison, Shown, cells, headline, knowledge, reasons
 
 CAPTIONS = {
     "cost.png": "GPU-hours from launch to exit, start-up and drain included. A hatched bar misses the goal.",
@@ -38,6 +38,7 @@ def html(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
         warnings=comparison.warnings,
         rows=[{"cells": cells(outcome), "ours": outcome is ours, "missed": not outcome.reached} for outcome in comparison.outcomes],
         knowledge=[knowledge(outcome) for outcome in comparison.outcomes],
+        reasons=reasons(comparison),
         figures=[{"source": inline_png(pictures[name]), "caption": caption} for name, caption in CAPTIONS.items() if name in pictures],
         over_time=OVER_TIME,
         policies=[_over_time(shown, pictures, opened=shown.outcome is ours) for shown in comparison.policies if _name(shown) in pictures],

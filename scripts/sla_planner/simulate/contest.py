@@ -41,7 +41,8 @@ class Contest:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One line of the table. `settings` in plain JSON types. `tried`: runs that it took to find them. `result` is None for a bound that never ran;
-    `reached` whether the goal was; without that, this is the setting that came nearest."""
+    `reached` whether the goal was; without that, this is the setting that came nearest. `causes`: why requests were missed, of a policy that says why
+    it decides."""
 
     policy: str
     knows: Knows
@@ -50,6 +51,7 @@ class Entry:
     reached: bool
     tried: int = 1
     result: RunResult | None = None
+    causes: tuple[str, ...] = ()
 
 
 Contestant = Callable[[Contest], Entry]

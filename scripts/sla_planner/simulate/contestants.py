@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sla_planner.simulate.bound import fluid_bound
+from sla_planner.simulate.causes import causes
 from sla_planner.simulate.contest import Contest, Contestant, Entry, Knows
 from sla_planner.simulate.hindsight import Ladder, Space, cheapest
 from sla_planner.simulate.policies.clairvoyant import BIN_S, Clairvoyant, Margin, schedule
@@ -59,7 +60,14 @@ CLAIRVOYANT_B = (0.0, 0.25)
 
 
 def slaplanner(contest: Contest) -> Entry:
-    return _as_it_is(contest, Planner(contest.plan, contest.scenario.engine))
+    return of_planner(contest, Planner(contest.plan, contest.scenario.engine, remember=True))
+
+
+def of_planner(contest: Contest, planner: Planner) -> Entry:
+    """A planner that remembers its decisions, as it is."""
+    entry = _as_it_is(contest, planner)
+    assert entry.result is not None
+    return replace(entry, causes=causes(contest.scenario, entry.result, contest.plan.sla, planner.decisions))
 
 
 def static(contest: Contest) -> Entry:

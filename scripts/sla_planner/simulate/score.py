@@ -43,31 +43,34 @@ class Score:
     most_direction_changes_per_hour: int
 
 
+def scored(scenario: Scenario, warm_up_s: float = WARM_UP_S) -> npt.NDArray[np.bool_]:
+    """(n,) whether each request counts: all of them, if the trace ends within the warm-up."""
+    late_enough: npt.NDArray[np.bool_] = scenario.trace.arrival_s >= warm_up_s
+    return late_enough if late_enough.any() else np.ones(len(late_enough), bool)
+
+
 def inside(result: RunResult, sla: Sla) -> npt.NDArray[np.bool_]:
     """(n,) whether each request of the trace was served as promised."""
-    return _within_ttft(result, sla) & _within_itl(result, sla)
+    return within_ttft(result, sla) & _within_itl(result, sla)
 
 
 def score(scenario: Scenario, result: RunResult, sla: Sla, *, warm_up_s: float = WARM_UP_S) -> Score:
     """`result` judged. A trace that ends within the warm-up is scored whole."""
-    arrival_s = scenario.trace.arrival_s
-    scored = arrival_s >= warm_up_s
-    if not scored.any():
-        scored = np.ones(len(arrival_s), bool)
-    kept = inside(result, sla)[scored]
+    judged = scored(scenario, warm_up_s)
+    kept = inside(result, sla)[judged]
     asked = result.course.asked
-    with_gaps = scored & ~(result.finished & np.isnan(result.itl_s))
+    with_gaps = judged & ~(result.finished & np.isnan(result.itl_s))
     return Score(
-        requests=int(scored.sum()),
+        requests=int(judged.sum()),
         attainment=float(kept.mean()),
-        ttft_attainment=float(_within_ttft(result, sla)[scored].mean()),
-        itl_attainment=float(_within_itl(result, sla)[scored].mean()),
-        minutes_inside=_minutes_inside(arrival_s[scored], kept, sla.attainment),
+        ttft_attainment=float(within_ttft(result, sla)[judged].mean()),
+        itl_attainment=float(_within_itl(result, sla)[judged].mean()),
+        minutes_inside=_minutes_inside(scenario.trace.arrival_s[judged], kept, sla.attainment),
         gpu_hours=result.gpu_hours,
         gpu_hours_prefill=result.gpu_hours_prefill,
         gpu_hours_decode=result.gpu_hours_decode,
-        ttft_p50_ms=_quantile_ms(result.ttft_s[scored], 0.5),
-        ttft_p99_ms=_quantile_ms(result.ttft_s[scored], 0.99),
+        ttft_p50_ms=_quantile_ms(result.ttft_s[judged], 0.5),
+        ttft_p99_ms=_quantile_ms(result.ttft_s[judged], 0.99),
         itl_p50_ms=_quantile_ms(result.itl_s[with_gaps], 0.5),
         itl_p99_ms=_quantile_ms(result.itl_s[with_gaps], 0.99),
         actions=int((np.diff(asked, axis=0) != 0).any(axis=1).sum()),
@@ -84,7 +87,8 @@ def most_direction_changes(at_s: npt.NDArray[np.float64], asked: npt.NDArray[np.
     return int(max((np.searchsorted(turned, turned + 3600.0) - np.arange(len(turned))), default=0))
 
 
-def _within_ttft(result: RunResult, sla: Sla) -> npt.NDArray[np.bool_]:
+def within_ttft(result: RunResult, sla: Sla) -> npt.NDArray[np.bool_]:
+    """(n,) whether each request had its first token in time."""
     return result.ttft_s <= sla.ttft_ms / 1000  # NaN: never
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -24,12 +25,11 @@ from sla_planner.report.simulation_page import html
 from sla_planner.report.simulation_progress import ComparisonProgress
 from sla_planner.simulate.compiled import COMPILES
 from sla_planner.simulate.contest import Contest, Contestant, Entry, Knows
-from sla_planner.simulate.contestants import CONTESTANTS
+from sla_planner.simulate.contestants import CONTESTANTS, of_planner
 from sla_planner.simulate.policies.planner import Planner
 from sla_planner.simulate.policy import Workers
 from sla_planner.simulate.run import Scenario
-from sla_planner.simulate.run import run as simulate
-from sla_planner.simulate.score import WARM_UP_S, score
+from sla_planner.simulate.score import WARM_UP_S
 from sla_planner.simulate.true_work import TrueWork, true_work
 from sla_planner.simulate_config import SimulateConfig
 from sla_planner.stages.planner_basis import basis_of, warm_up_windows
@@ -97,13 +97,10 @@ def _with_a_past(config: SimulateConfig) -> Contestant:
     """The planner, restarted from its saved state and warmed up by earlier traffic, as asked for."""
 
     def enter(contest: Contest) -> Entry:
-        planner = Planner(contest.plan, contest.scenario.engine, restart_every_s=config.restart_every)
+        planner = Planner(contest.plan, contest.scenario.engine, restart_every_s=config.restart_every, remember=True)
         if config.warmup_trace is not None:
             planner.state = warm_up(contest.plan, contest.scenario.engine, planner.state, warm_up_windows(config, basis_of(config)))
-        end_s = max(contest.scenario.end_s, 1.0)
-        result = simulate(contest.scenario, planner, lambda at_s: contest.progress(OURS, at_s / end_s))
-        scored = score(contest.scenario, result, contest.plan.sla)
-        return Entry(OURS, Knows.PAST, planner.settings, scored, scored.attainment >= contest.goal, result=result)
+        return of_planner(contest, planner)
 
     return enter
 
@@ -190,28 +187,14 @@ def _comparison(loaded: Loaded[SimulateConfig], traffic: Traffic, contest: Conte
 
 
 def _outcome(entry: Entry) -> Outcome:
-    scored = entry.score
     return Outcome(
+        **asdict(entry.score),
         policy=entry.policy,
-        attainment=scored.attainment,
-        gpu_hours=scored.gpu_hours,
-        gpu_hours_prefill=scored.gpu_hours_prefill,
-        gpu_hours_decode=scored.gpu_hours_decode,
-        minutes_inside=scored.minutes_inside,
-        actions=scored.actions,
         reached=entry.reached,
         ratio=None,
-        requests=scored.requests,
-        ttft_attainment=scored.ttft_attainment,
-        itl_attainment=scored.itl_attainment,
-        ttft_p50_ms=scored.ttft_p50_ms,
-        ttft_p99_ms=scored.ttft_p99_ms,
-        itl_p50_ms=scored.itl_p50_ms,
-        itl_p99_ms=scored.itl_p99_ms,
-        launches=scored.launches,
-        most_direction_changes_per_hour=scored.most_direction_changes_per_hour,
         knows=str(entry.knows),
         possible=entry.knows is not Knows.FUTURE,
         tried=entry.tried,
         settings=entry.settings,
+        causes=entry.causes,
     )

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -20,29 +19,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import sla_planner
-from policies.traffic import DAY_S, Recording
+from policies.traffic import Recording
 from sla_planner.atomic import write_text
 from sla_planner.model.engine import engine_of
 from sla_planner.model.sla import Sla
-from sla_planner.plan.decision import Decision, Role
 from sla_planner.plan.peak import peak_fleet
 from sla_planner.plan.settings import PlanSettings, RoleLimits
 from sla_planner.simulate.contest import Contest, Entry
 from sla_planner.simulate.contestants import CONTESTANTS
 from sla_planner.simulate.options import ClusterOptions, Startup
-from sla_planner.simulate.policies.planner import Planner
 from sla_planner.simulate.policy import Workers
-from sla_planner.simulate.run import Scenario, run
+from sla_planner.simulate.run import Scenario
 from sla_planner.simulate.score import WARM_UP_S, inside
 from sla_planner.store.profile_files import read_profile, sample_profile_dir
 
 Result = Mapping[str, Any]
 
 GOAL = 0.99
-ASK_WHY = 0.98  # below it, the planner is asked what it was at while requests were missed
 START_FROM_S = 600.0  # of the traffic: what the first fleet is sized for, as in `sla-planner simulate`
 RESTS_ON = ("metrics", "model", "simulate", "traffic", "plan")
 KNOWS_THE_PLANNER = ("slaplanner", "dynamo")  # the others do not decide with `plan`
@@ -136,7 +130,7 @@ def perform(task: Task, source: str) -> dict[str, Any]:
         "knows": str(entry.knows),
         "settings": entry.settings,
         "by_day": _by_day(task, contest, entry),
-        "why": why(contest) if task.policy == "slaplanner" and entry.score.attainment < ASK_WHY else "",
+        "why": "; ".join(entry.causes),
         "cpu_s": time.process_time() - begun,
     }
 
@@ -178,45 +172,3 @@ def _by_day(task: Task, contest: Contest, entry: Entry) -> list[float]:
     scored = arrival_s >= WARM_UP_S
     second = arrival_s >= task.recording.period_s
     return [float(kept[scored & ~second].mean()), float(kept[second].mean())]
-
-
-# ---- why -----------------------------------------------------------------------------------------------------------------------------------
-
-
-def why(contest: Contest) -> str:
-    """What the planner said while requests that were missed arrived: per latency its reasons for the role that makes it, the hour that lost most, and
-    what it told people."""
-    scenario, sla = contest.scenario, contest.plan.sla
-    planner = Planner(contest.plan, scenario.engine, remember=True)
-    result = run(scenario, planner)
-    scored = scenario.trace.arrival_s >= min(WARM_UP_S, scenario.end_s / 2)
-    late = scored & ~(result.ttft_s <= sla.ttft_ms / 1000)
-    slow = scored & ~late & ~inside(result, sla)
-    said = [
-        _reasons(name, role, missed, scenario, planner.decisions)
-        for name, role, missed in (("TTFT", Role.PREFILL, late), ("ITL", Role.DECODE, slow))
-        if missed.sum() > 0.001 * scored.sum()
-    ]
-    last = planner.decisions[-1]
-    said.append(f"calibration {last.prefill_correction:.2f} and {last.decode_correction:.2f} at the end")
-    verdicts = Counter(
-        " ".join(word for word in verdict.split() if not any(map(str.isdigit, word))) for d in planner.decisions for verdict in d.verdicts
-    )
-    said += [f"told {count} times: {verdict}" for verdict, count in verdicts.most_common(2)]
-    return "; ".join(said)
-
-
-def _reasons(name: str, role: Role, missed: np.ndarray, scenario: Scenario, decisions: Sequence[Decision]) -> str:
-    arrival_s = scenario.trace.arrival_s[missed]
-    ticks = np.maximum(np.searchsorted([decision.at_s for decision in decisions], arrival_s, side="right") - 1, 0)
-    roles = [decision.prefill if role is Role.PREFILL else decision.decode for decision in decisions]
-    reasons = Counter(roles[tick].reason.value for tick in ticks)
-    hours = np.bincount((arrival_s // 3600).astype(int))
-    parts = ", ".join(f"{reason} {count / len(ticks):.0%}" for reason, count in reasons.most_common(3))
-    worst = f"{hours.max() / len(ticks):.0%} of them in hour {hours.argmax()}" if scenario.end_s > DAY_S / 4 else ""
-    share = len(ticks) / (scenario.trace.arrival_s >= WARM_UP_S).sum()
-    return f"{share:.2%} missed {name} ({role.value} said: {parts}{'; ' + worst if worst else ''})"
-
-
-def _without_numbers(words: str) -> str:
-    return " ".join(word for word in words.split() if not any(map(str.isdigit, word)))
