@@ -38,8 +38,10 @@ e2e: $(VENV)/.dev-installed ## run the delivery in a real Kubernetes made on the
 e2e-tests: $(VENV)/.dev-installed ## the same tests in the cluster that KUBECONFIG names
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m cluster $(ARGS)
 
-bench: $(VENV)/.dev-installed ## print the benchmark tables (ARGS=--quick: short)
-	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench $(ARGS) || exit 1; done
+bench: $(VENV)/.dev-installed ## print the benchmark tables (ARGS=--quick: short; TRACES=DIR: policies on the recorded days in it, hours)
+	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; \
+	case $$bench in *policies.py) traces="$(if $(TRACES),--traces $(TRACES))";; *) traces=;; esac; \
+	$(BIN)/python $$bench $$traces $(ARGS) || exit 1; done
 
 docs: $(VENV)/.run-installed ## write the flag references (jobs/*/flags.md), the fields of requests, and everything that templates/ renders
 	$(BIN)/python -m sla_planner.flag_reference jobs

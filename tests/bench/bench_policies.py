@@ -9,8 +9,9 @@ Recorded days are found in --traces by their names: servegen_mlarge_day1 six tim
 The first 10 minutes are not scored; GPU-hours are those of the whole day. Without --traces the shipped excerpt of
 44 minutes stands in, sixty times over (four times where there is no numba): too short to tell policies apart.
 
-    (nothing)      one table per recording, start-up and promise, and the geometric means of GPU-hours against the alternatives. Settings of the
-                   alternatives are searched on this very traffic; the planner's are its own. The command below a table prints the same numbers
+    (nothing)      one table per recording, start-up and promise, and all of them in short, with the geometric means of GPU-hours against the
+                   alternatives. Settings of the alternatives are searched on this very traffic; the planner's are its own. The command below a table
+                   prints the same numbers. With --traces: start-ups of 30, 120 and 300 s, and the tight and the loose promise at 120 s
     --ablation     the planner with one part of it switched off, by changing its constants in the process that runs it
     --robustness   the planner on clusters that are not as it was told, and on the days rotated, rescaled, and followed by another one
     --levers       what faster start-ups and closer looks would be worth
@@ -27,6 +28,7 @@ import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from policies import tables
@@ -40,6 +42,7 @@ from sla_planner.simulate.compiled import COMPILES
 from sla_planner.simulate.contestants import CONTESTANTS
 
 QUICK = ("slaplanner", "static", "clairvoyant")
+README = ((30.0, "usual"), (120.0, "usual"), (300.0, "usual"), (120.0, "tight"), (120.0, "loose"))  # start-up, promise
 EXCERPT_SCALE, SLOW_SCALE = 60.0, 4.0  # without numba a simulation takes a hundred times as long
 
 
@@ -52,8 +55,7 @@ def main() -> None:
         raise SystemExit(f"none of {', '.join(arguments.days)} is known; known: {', '.join(recording.name for recording in known)}")
     bench = Bench(arguments.jobs, arguments.out)
     if not (arguments.ablation or arguments.robustness or arguments.levers or arguments.anatomy or arguments.frontier):
-        for startup_s in arguments.startups:
-            print_policies(bench, found, arguments.policies, startup_s, arguments.slas)
+        print_cells(bench, found, arguments)
     for recording in found:
         if arguments.ablation:
             print_changes(bench, f"{recording.name}: one part off", ablations(recording))
@@ -67,17 +69,19 @@ def main() -> None:
         draw(bench, found, arguments.policies, arguments.frontier)
 
 
-def print_policies(bench: Bench, found: list[Recording], policies: list[str], startup_s: float, slas: list[str]) -> None:
-    """One table per recording, then the means, for each promise."""
-    for words in slas:
-        days = []
+def print_cells(bench: Bench, found: list[Recording], arguments: argparse.Namespace) -> None:
+    """For each start-up and promise one table per recording, then all in short."""
+    cells = list(product(arguments.startups, arguments.slas)) if arguments.startups or arguments.slas else README if arguments.traces else README[1:2]
+    told: dict[str, list[dict[str, Result]]] = {}
+    for startup_s, words in cells:
+        days = told.setdefault(f"{startup_s:g} s, {words}", [])
         for recording in found:
             kept = replace(recording, promise=promised(words, recording.name))
-            tasks = [Task(kept, policy, startup_s) for policy in policies]
-            days.append(_by_name(policies, bench.results(tasks)))
+            tasks = [Task(kept, policy, startup_s) for policy in arguments.policies]
+            days.append(_by_name(arguments.policies, bench.results(tasks)))
             print(f"\n{tables.policy_table(tasks[0], days[-1])}", flush=True)
-        if told := tables.means(days):
-            print(f"\nAll {len(days)}\n\n{told}" if len(days) > 1 else f"\n{told}", flush=True)
+    if tables.OURS in arguments.policies:
+        print(f"\n{tables.summary(told, [recording.name for recording in found])}", flush=True)
 
 
 def print_changes(bench: Bench, what: str, tasks: Mapping[str, Task]) -> None:
@@ -119,10 +123,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--policies", type=_names, default=list(CONTESTANTS), metavar="NAMES", help=f"with commas between; all: {', '.join(CONTESTANTS)}"
     )
-    parser.add_argument(
-        "--startups", type=lambda text: [float(part) for part in _names(text)], default=[120.0], metavar="S", help="such as 30,120,300"
-    )
-    parser.add_argument("--slas", type=_slas, default=["usual"], metavar="NAMES", help=f"of {', '.join(PROMISES)}, or TTFT/ITL such as 200/20")
+    parser.add_argument("--startups", type=lambda text: [float(part) for part in _names(text)], default=[], metavar="S", help="such as 30,120,300")
+    parser.add_argument("--slas", type=_slas, default=[], metavar="NAMES", help=f"of {', '.join(PROMISES)}, or TTFT/ITL such as 200/20")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="so many processes")
     parser.add_argument("--out", type=Path, metavar="DIR", help="results are kept here and used again")
     parser.add_argument("--ablation", action="store_true", help="what each part of the planner buys")
@@ -131,6 +133,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--anatomy", action="store_true", help="where the planner's GPU-hours go")
     parser.add_argument("--frontier", type=Path, metavar="FILE.png", help="draw attainment against GPU-hours")
     arguments = parser.parse_args()
+    if arguments.startups or arguments.slas:
+        arguments.startups, arguments.slas = arguments.startups or [README[1][0]], arguments.slas or [README[1][1]]
     if unknown := [name for name in arguments.policies if name not in CONTESTANTS]:
         parser.error(f"unknown policy {unknown[0]!r}; known: {', '.join(CONTESTANTS)}")
     if arguments.quick:

@@ -27,15 +27,26 @@ def policy_table(task: Task, results: Mapping[str, Result]) -> str:
     return f"### {title}start-up {task.startup_s:g} s\n\n{table(heads, rows)}\n\n    {command}\n"
 
 
-def means(days: Sequence[Mapping[str, Result]]) -> str:
-    """Geometric means over the days, of GPU-hours of the planner against each that reached the goal."""
+def summary(cells: Mapping[str, Sequence[Mapping[str, Result]]], names: Sequence[str]) -> str:
+    """A line per start-up and promise: the planner on each of the days `names`, and geometric means of its GPU-hours against the alternatives', over
+    the days on which both reached the goal."""
     rows = []
-    for name in AGAINST:
-        compared = [day for day in days if OURS in day and name in day and day[name]["reached"]]
-        if compared:
-            ratio = geometric_mean([day[OURS]["gpu_hours"] / day[name]["gpu_hours"] for day in compared])
-            rows.append([f"slaplanner / {name}", f"{ratio:.3f}", f"{len(compared)} of {len(days)}"])
-    return table(("GPU-hours", "geometric mean", "days on which it reached the goal"), rows) if rows else ""
+    for cell, days in cells.items():
+        ours = [day[OURS] for day in days]
+        told = [f"{hours(each['gpu_hours'])} ({_shares(each)}){'' if each['reached'] else ' short'}" for each in ours]
+        rows.append([cell, *told, *(_mean_ratio([(day[OURS], day[other]) for day in days if other in day]) for other in AGAINST)])
+    return table(("start-up, promise", *names, *(f"/ {other}" for other in AGAINST)), rows)
+
+
+def _mean_ratio(pairs: Sequence[tuple[Result, Result]]) -> str:
+    both = [ours["gpu_hours"] / other["gpu_hours"] for ours, other in pairs if ours["reached"] and other["reached"]]
+    if not both:
+        return "-"
+    return f"{geometric_mean(both):.2f}" + (f" ({len(both)} of {len(pairs)})" if len(both) < len(pairs) else "")
+
+
+def _shares(result: Result) -> str:
+    return " / ".join(share(result[name]).removesuffix(" %") for name in ("attainment", "minutes_inside")) + " %"
 
 
 def change_table(what: str, results: Mapping[str, Result]) -> str:
