@@ -12,6 +12,7 @@ The first 10 minutes are not scored; GPU-hours are those of the whole day. Witho
     (nothing)      one table per recording, start-up and promise, and all of them in short, with the geometric means of GPU-hours against the
                    alternatives. Settings of the alternatives are searched on this very traffic; the planner's are its own. The command below a table
                    prints the same numbers. With --traces: start-ups of 30, 120 and 300 s, and the tight and the loose promise at 120 s
+    --held-out     the same on days that are drawn from a week of recorded rates, servegen_rates_week1.csv.gz; the planner was not tuned on them
     --ablation     the planner with one part of it switched off, by changing its constants in the process that runs it
     --robustness   the planner on clusters that are not as it was told, and on the days rotated, rescaled, and followed by another one
     --levers       what faster start-ups and closer looks would be worth
@@ -34,7 +35,7 @@ from pathlib import Path
 from policies import tables
 from policies.anatomy import anatomy, anatomy_table
 from policies.runs import Bench, Result, Task
-from policies.traffic import PROMISES, Recording, excerpt, promised, recordings
+from policies.traffic import PROMISES, Recording, excerpt, held_out, promised, recordings
 from policies.variants import FACTORS, ablations, after, conditions, levers, priced
 
 from sla_planner.atomic import write_bytes
@@ -49,7 +50,7 @@ EXCERPT_SCALE, SLOW_SCALE = 60.0, 4.0  # without numba a simulation takes a hund
 def main() -> None:
     arguments = _arguments()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the processes that run: their arrays are small
-    known = recordings(arguments.traces) if arguments.traces else [excerpt(EXCERPT_SCALE if COMPILES else SLOW_SCALE)]
+    known = _known(arguments)
     found = [recording for recording in known if not arguments.days or recording.name in arguments.days]
     if not found:
         raise SystemExit(f"none of {', '.join(arguments.days)} is known; known: {', '.join(recording.name for recording in known)}")
@@ -69,6 +70,12 @@ def main() -> None:
         draw(bench, found, arguments.policies, arguments.frontier)
 
 
+def _known(arguments: argparse.Namespace) -> list[Recording]:
+    if not arguments.traces:
+        return [excerpt(EXCERPT_SCALE if COMPILES else SLOW_SCALE)]
+    return held_out(arguments.traces) if arguments.held_out else recordings(arguments.traces)
+
+
 def print_cells(bench: Bench, found: list[Recording], arguments: argparse.Namespace) -> None:
     """For each start-up and promise one table per recording, then all in short."""
     cells = list(product(arguments.startups, arguments.slas)) if arguments.startups or arguments.slas else README if arguments.traces else README[1:2]
@@ -76,12 +83,17 @@ def print_cells(bench: Bench, found: list[Recording], arguments: argparse.Namesp
     for startup_s, words in cells:
         days = told.setdefault(f"{startup_s:g} s, {words}", [])
         for recording in found:
-            kept = replace(recording, promise=promised(words, recording.name))
+            kept = replace(recording, promise=promised(words, recording.lengths))
             tasks = [Task(kept, policy, startup_s) for policy in arguments.policies]
             days.append(_by_name(arguments.policies, bench.results(tasks)))
             print(f"\n{tables.policy_table(tasks[0], days[-1])}", flush=True)
+        print(f"\nStart-up {startup_s:g} s, {words} promise\n\n{tables.cell_table(dict(zip(_names_of(found), days, strict=True)))}", flush=True)
     if tables.OURS in arguments.policies:
-        print(f"\n{tables.summary(told, [recording.name for recording in found])}", flush=True)
+        print(f"\n{tables.summary(told, _names_of(found))}", flush=True)
+
+
+def _names_of(found: list[Recording]) -> list[str]:
+    return [f"{recording.name} x{recording.scale:g}" for recording in found]
 
 
 def print_changes(bench: Bench, what: str, tasks: Mapping[str, Task]) -> None:
@@ -119,6 +131,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help=f"the excerpt only, {', '.join(QUICK)} only")
     parser.add_argument("--traces", type=Path, metavar="DIR", help="folder of recorded days")
+    parser.add_argument("--held-out", action="store_true", help="days drawn from recorded rates, which the planner was never tuned on")
     parser.add_argument("--days", type=_names, default=[], metavar="NAMES", help="only these of them")
     parser.add_argument(
         "--policies", type=_names, default=list(CONTESTANTS), metavar="NAMES", help=f"with commas between; all: {', '.join(CONTESTANTS)}"

@@ -27,6 +27,17 @@ def policy_table(task: Task, results: Mapping[str, Result]) -> str:
     return f"### {title}start-up {task.startup_s:g} s\n\n{table(heads, rows)}\n\n    {command}\n"
 
 
+def cell_table(days: Mapping[str, Mapping[str, Result]]) -> str:
+    """One start-up and promise: a line per policy, a column per day, and how many times another's GPU-hours the planner takes (geometric mean)."""
+    policies = list(next(iter(days.values())))
+    rows = []
+    for policy in policies:
+        told = [f"{hours(day[policy]['gpu_hours'])} ({_shares(day[policy])}){'' if day[policy]['reached'] else ' short'}" for day in days.values()]
+        pairs = [(day[OURS], day[policy]) for day in days.values() if OURS in day]
+        rows.append([policy, *told, "" if policy == OURS or not pairs else _mean_ratio(pairs)])
+    return table(("GPU-hours (requests / minutes inside)", *days, "planner costs"), rows)
+
+
 def summary(cells: Mapping[str, Sequence[Mapping[str, Result]]], names: Sequence[str]) -> str:
     """A line per start-up and promise: the planner on each of the days `names`, and geometric means of its GPU-hours against the alternatives', over
     the days on which both reached the goal."""
