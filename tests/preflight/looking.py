@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from tests.manifests.objects import ROOT
+from tests.preflight.faults import Fault
 from tests.preflight.installation import HERE, Installation, installation
 
 from sla_planner.cli import group, run
@@ -66,3 +67,18 @@ def assert_can_be_typed(line: str) -> None:
     if program == "sla-planner":
         stage = group.get_command(click.Context(group), words[0])
         stage.make_context(words[0], words[1:])
+
+
+def assert_named_alone(fault: Fault, code: int, findings: list[Finding]) -> None:
+    """What `fault` plants is found, and nothing else; a person is told what it is, why it matters, and what to type."""
+    told = grave(findings)
+    assert {each["check"] for each in told} == set(fault.finds), told
+    first = next(each for each in told if each["check"] == fault.finds[0])
+    assert fault.what in first["what"]
+    assert fault.fix in first["fix"]
+    assert all(each["why"] and each["fix"] for each in told)
+    assert code == fault.code
+    assert ("problem" in {each["severity"] for each in told}) == (code == 2)
+    for each in told:
+        for line in each["fix"].splitlines():
+            assert_can_be_typed(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.preflight.faults import FAULTS
-from tests.preflight.looking import assert_can_be_typed, grave, looker, named_by_kubeconfig, unseen
+from tests.preflight.looking import assert_named_alone, grave, looker, named_by_kubeconfig, unseen
 
 
 @pytest.fixture
@@ -29,19 +29,7 @@ def test_a_clean_installation_has_nothing_wrong(cluster, preflight):
 def test_a_planted_fault_is_named_alone_with_its_fix(cluster, preflight, name):
     fault = FAULTS[name]
     fault.plant(cluster)
-    code, findings = preflight()
-    told = grave(findings)
-    assert {each["check"] for each in told} == set(fault.finds), told
-    first = next(each for each in told if each["check"] == fault.finds[0])
-    assert fault.what in first["what"]
-    assert fault.fix in first["fix"]
-    assert all(each["why"] and each["fix"] for each in told)
-    assert code == fault.code
-    assert ("problem" in {each["severity"] for each in told}) == (code == 2)
-
-    for each in told:
-        for line in each["fix"].splitlines():
-            assert_can_be_typed(line)
+    assert_named_alone(fault, *preflight())
 
 
 def test_there_are_more_than_twenty():

@@ -7,7 +7,7 @@ import yaml
 from tests.manifests.objects import ROOT
 from tests.preflight.faults import Fault, problem, role, warning
 from tests.preflight.installation import GRAPH, HERE, stamp, status
-from tests.preflight.looking import assert_can_be_typed, grave, looker, named_by_kubeconfig, unseen
+from tests.preflight.looking import assert_named_alone, grave, looker, named_by_kubeconfig, unseen
 
 
 @pytest.fixture
@@ -177,16 +177,7 @@ FAULTS: dict[str, Fault] = {
 def test_a_planted_fault_is_named_alone_with_its_fix(cluster, preflight, name):
     fault = FAULTS[name]
     fault.plant(cluster)
-    code, findings = preflight()
-    told = grave(findings)
-    assert {each["check"] for each in told} == set(fault.finds), told
-    first = next(each for each in told if each["check"] == fault.finds[0])
-    assert fault.what in first["what"]
-    assert fault.fix in first["fix"]
-    assert all(each["why"] and each["fix"] for each in told)
-    assert code == fault.code
-    for line in (line for each in told for line in each["fix"].splitlines()):
-        assert_can_be_typed(line)
+    assert_named_alone(fault, *preflight())
 
 
 @pytest.mark.parametrize(
