@@ -323,15 +323,17 @@ def test_what_the_profile_has_not_measured_is_said(h200_fitted, window):
 
 
 def test_a_worker_that_never_becomes_ready_is_replaced_and_named(h200_fitted, window):
-    run = Run(h200_fitted, RISK, window)
+    settings = replace(RISK, correction=False)  # workers that start teach nothing: both must know the same
+    run, healthy = Run(h200_fitted, settings, window), Run(h200_fitted, settings, window)
     for _ in range(20):
-        decision = run.chat(45)
-    needed = decision.decode.desired
+        needed = [each.chat(45).decode.desired for each in (run, healthy)]
     run.starting = (0, 1)
-    decisions = [run.chat(45) for _ in range(10)]  # one of them starts, and starts, for ten minutes
-    assert [each.decode.desired for each in decisions[:3]] == [needed] * 3
-    assert decisions[-1].decode.desired == needed + 1
-    assert "1 decode worker has not become ready within 180 s: not counted on, see the events of the pods" in decisions[-1].verdicts
+    waited = [(run.chat(45).decode.desired, healthy.chat(45).decode.desired) for _ in range(3)]  # one of them starts, and starts
+    assert waited == [tuple(needed)] * 3
+    rising = [(run.chat(45 + 10 * step), healthy.chat(45 + 10 * step)) for step in range(1, 6)]
+    assert [stuck.decode.desired - without.decode.desired for stuck, without in rising] == [1] * 5
+    assert "1 decode worker has not become ready within 180 s: not counted on, see the events of the pods" in rising[-1][0].verdicts
+    assert rising[-1][1].verdicts == ()
 
 
 def test_what_waits_for_prefill_gets_decode_workers_too(h200_fitted, window):

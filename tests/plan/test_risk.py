@@ -109,6 +109,13 @@ def test_price_follows_strictness_and_the_error_budget():
     assert price_gpu_s(Role.PREFILL, 0.1, 0.99, -10.0) == pytest.approx(1.7)
 
 
+def test_a_miss_is_dearer_where_start_ups_are_short_because_what_waited_is_late_too():
+    usual = price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0)
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0, horizon_s=135) == usual
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0, horizon_s=45) == pytest.approx(1.2581 * usual, rel=1e-4)  # 65 s against 45, 155 against 135
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0, horizon_s=315) == pytest.approx(0.9263 * usual, rel=1e-4)
+
+
 def test_the_budget_is_used_up_at_seven_tenths_of_what_the_promise_allows():
     assert budget_used(misses=70, requests=10_000, requests_per_day=100_000, attainment=0.99) == pytest.approx(0.0)
     # 140 misses are 70 too many; 100,000 a day allow 700.

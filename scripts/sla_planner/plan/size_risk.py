@@ -113,10 +113,12 @@ def _prices(settings: PlanSettings, state: PlanState, work: RequestWork, rate_rp
     budget, attainment = state.budget, settings.sla.attainment
     used = budget_used(budget.misses, budget.requests, budget.requests / max(budget.seconds, 1.0) * DAY_S, attainment)
     usual_rps = max(budget.requests / budget.seconds if budget.seconds > 0 else rate_rps, 1e-3)
-    return {
-        Role.PREFILL: price_gpu_s(Role.PREFILL, settings.prefill.gpus_per_worker * (work.prefill_s + 1 / usual_rps), attainment, used),
-        Role.DECODE: price_gpu_s(Role.DECODE, settings.decode.gpus_per_worker * (work.decode_s + 1 / usual_rps), attainment, used),
+    standing_s = 1 / usual_rps
+    requests_gpu_s = {
+        Role.PREFILL: settings.prefill.gpus_per_worker * (work.prefill_s + standing_s),
+        Role.DECODE: settings.decode.gpus_per_worker * (work.decode_s + standing_s),
     }
+    return {role: price_gpu_s(role, request_gpu_s, attainment, used, settings.horizon_s) for role, request_gpu_s in requests_gpu_s.items()}
 
 
 def _seen(observation: Observation, work: RequestWork, osl_tokens: float, state: PlanState) -> _Seen:

@@ -57,7 +57,12 @@ def _course(trace: Trace, began_s: float, role: Role) -> str:
     before_s = max(min(began_s, SPELL_S), 1.0)
     rates = before.sum() / before_s, np.bincount(minute).max() / MINUTE_S
     flows = tokens[before].sum() / before_s / 1000, np.bincount(minute, tokens[within]).max() / MINUTE_S / 1000
-    return f"arrivals went from {rates[0]:.3g} to {rates[1]:.3g} requests/s and {of} from {flows[0]:.3g} to {flows[1]:.3g} thousand tokens/s"
+    rate, flow = (" to ".join(map(_three_digits, pair)) for pair in (rates, flows))
+    return f"arrivals went from {rate} requests/s and {of} from {flow} thousand tokens/s"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _said(role: Role, arrival_s: npt.NDArray[np.float64], decisions: Sequence[Decision]) -> str:
