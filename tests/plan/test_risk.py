@@ -113,6 +113,7 @@ def test_a_miss_is_dearer_where_start_ups_are_short_because_what_waited_is_late_
     usual = price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0)
     assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0, horizon_s=135) == usual
     assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0, horizon_s=45) == pytest.approx(1.2581 * usual, rel=1e-4)  # 65 s against 45, 155 against 135
+    assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0, horizon_s=2.5) == pytest.approx(1.3065 * usual, rel=1e-4)
     assert price_gpu_s(Role.PREFILL, 0.1, 0.99, 0.0, horizon_s=315) == pytest.approx(0.9263 * usual, rel=1e-4)
 
 

@@ -16,6 +16,7 @@ from sla_planner.cluster.virtual import open_virtual_client, open_virtual_target
 from sla_planner.errors import PlannerError
 from sla_planner.model.profile import slowed
 from sla_planner.plan.record import Carried, Tick
+from sla_planner.plan.state import FORMAT
 from sla_planner.planner_config import TargetConfig
 from sla_planner.stages.planner_open import open_target
 from sla_planner.stages.planner_target import NO_OPERATION
@@ -215,7 +216,7 @@ class TestRestoring:
             b"{}",
             b'{"plan": 3}',
             b'{"kind": "Pod", "apiVersion": "v1"}',
-            b'{"plan": {"format": 3}}',
+            f'{{"plan": {{"format": {FORMAT}}}}}'.encode(),
         ],
     )
     def test_what_is_no_state_is_set_aside_with_a_warning(self, page, tmp_path, caplog, content):

@@ -25,8 +25,8 @@ Price. A request costs this role w GPU-seconds of work, and its share of the one
 avoided miss is worth `PRICE[role]` times both, in proportion to how strict the promise is (1 % allowed misses = 1) and to what is left of the error
 budget: with e = (misses - allowed) / (allowed in 24 h), times exp(2.5 e) clipped to [0.5, 4]. So it means the same for an 8 B and a 400 B model, and
 for two workers and two hundred. What waited while workers were missing is late, too, and that weighs the more the shorter a start-up is: times
-1 + `CATCH_UP_S` / horizon, relative to the horizon that `PRICE` was found at. The aim is a little stricter than the promise (`AIM`), because one
-setting scatters between days.
+1 + min(`CATCH_UP_S` / horizon, 0.5), relative to the horizon that `PRICE` was found at. The aim is a little stricter than the promise (`AIM`):
+one setting scatters between days.
 
 The numbers are those that did best on three recorded days of LLM traffic (ServeGen), the same days rotated by 12 hours among them.
 """
@@ -48,6 +48,7 @@ PRICE = {Role.PREFILL: 34.0, Role.DECODE: 17.0}
 LAUNCH_COST = 3.0
 DRAIN_HOLD_S = 60.0
 CATCH_UP_S = 20.0  # until a queue is gone, once workers are there
+MOST_CATCH_UP = 0.5  # of the horizon
 PRICED_AT_S = 135.0  # start-up and interval that `PRICE` was found at
 BUDGET_GAIN = 2.5
 BUDGET_CLIP = (0.5, 4.0)
@@ -109,8 +110,13 @@ def price_gpu_s(role: Role, request_gpu_s: float, attainment: float, budget_used
     """GPU-seconds that one avoided miss is worth. `request_gpu_s`: what a request costs this role, standing worker included; `budget_used`: e of the
     module docstring; `horizon_s`: start-up and interval."""
     loop = min(max(math.exp(min(BUDGET_GAIN * budget_used, 50.0)), BUDGET_CLIP[0]), BUDGET_CLIP[1])
-    late_too = (1 + CATCH_UP_S / horizon_s) / (1 + CATCH_UP_S / PRICED_AT_S)
+    late_too = _late_too(horizon_s) / _late_too(PRICED_AT_S)
     return PRICE[role] * request_gpu_s * 0.01 / (1 - attainment) * loop * late_too
+
+
+def _late_too(horizon_s: float) -> float:
+    """Seconds in which requests miss per second without the workers; where they come at once, a queue is never long."""
+    return 1 + min(CATCH_UP_S / horizon_s, MOST_CATCH_UP)
 
 
 def budget_used(misses: float, requests: float, requests_per_day: float, attainment: float) -> float:
