@@ -32,9 +32,8 @@ def cell_table(days: Mapping[str, Mapping[str, Result]]) -> str:
     policies = list(next(iter(days.values())))
     rows = []
     for policy in policies:
-        told = [f"{hours(day[policy]['gpu_hours'])} ({_shares(day[policy])}){'' if day[policy]['reached'] else ' short'}" for day in days.values()]
         pairs = [(day[OURS], day[policy]) for day in days.values() if OURS in day]
-        rows.append([policy, *told, "" if policy == OURS or not pairs else _mean_ratio(pairs)])
+        rows.append([policy, *(_told(day[policy]) for day in days.values()), "" if policy == OURS or not pairs else _mean_ratio(pairs)])
     return table(("GPU-hours (requests / minutes inside)", *days, "planner costs"), rows)
 
 
@@ -43,9 +42,13 @@ def summary(cells: Mapping[str, Sequence[Mapping[str, Result]]], names: Sequence
     the days on which both reached the goal."""
     rows = []
     for cell, days in cells.items():
-        ours = [day[OURS] for day in days]
-        told = [f"{hours(each['gpu_hours'])} ({_shares(each)}){'' if each['reached'] else ' short'}" for each in ours]
-        rows.append([cell, *told, *(_mean_ratio([(day[OURS], day[other]) for day in days if other in day]) for other in AGAINST)])
+        rows.append(
+            [
+                cell,
+                *(_told(day[OURS]) for day in days),
+                *(_mean_ratio([(day[OURS], day[other]) for day in days if other in day]) for other in AGAINST),
+            ]
+        )
     return table(("start-up, promise", *names, *(f"/ {other}" for other in AGAINST)), rows)
 
 
@@ -56,8 +59,10 @@ def _mean_ratio(pairs: Sequence[tuple[Result, Result]]) -> str:
     return f"{geometric_mean(both):.2f}" + (f" ({len(both)} of {len(pairs)})" if len(both) < len(pairs) else "")
 
 
-def _shares(result: Result) -> str:
-    return " / ".join(share(result[name]).removesuffix(" %") for name in ("attainment", "minutes_inside")) + " %"
+def _told(result: Result) -> str:
+    """`192.2 (99.22 / 96.15 %)`: GPU-hours, requests and minutes inside; `short` where that is less than the goal."""
+    shares = " / ".join(share(result[name]).removesuffix(" %") for name in ("attainment", "minutes_inside"))
+    return f"{hours(result['gpu_hours'])} ({shares} %){'' if result['reached'] else ' short'}"
 
 
 def change_table(what: str, results: Mapping[str, Result]) -> str:
