@@ -27,7 +27,7 @@ import numpy.typing as npt
 from sla_planner.simulate.contest import Contest, Entry, Knows
 from sla_planner.simulate.policy import Policy, Workers
 from sla_planner.simulate.run import RunResult, Scenario, run
-from sla_planner.simulate.score import WARM_UP_S, Score, inside, score
+from sla_planner.simulate.score import Score, inside, score, scored
 from sla_planner.traffic.trace import Trace
 
 S = TypeVar("S")
@@ -103,8 +103,7 @@ class _Search(Generic[S]):
         self._sla = contest.plan.sla
         self._misses = 1 - contest.goal
         arrival_s = contest.scenario.trace.arrival_s
-        scored = arrival_s >= WARM_UP_S
-        self._scored = scored if scored.any() else np.ones(len(arrival_s), bool)
+        self._scored = scored(contest.scenario)
         self._requests = int(self._scored.sum())
         self._answers_of_one = replace(contest.scenario, trace=Trace(arrival_s, contest.scenario.trace.isl_tokens, np.ones(len(arrival_s), np.int64)))
         self._prefill: dict[_Rung, _Part] = {}
@@ -245,8 +244,8 @@ class _Search(Generic[S]):
         return ladders[rung[0]].rungs[rung[1]]
 
     def _part(self, kept: npt.NDArray[np.bool_], gpu_hours: float) -> _Part:
-        scored = kept[self._scored]
-        return _Part(np.packbits(scored), float(scored.mean()), gpu_hours)
+        judged = kept[self._scored]
+        return _Part(np.packbits(judged), float(judged.mean()), gpu_hours)
 
 
 def _share(runs: float) -> float:

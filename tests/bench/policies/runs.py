@@ -31,7 +31,7 @@ from sla_planner.simulate.contestants import CONTESTANTS
 from sla_planner.simulate.options import ClusterOptions, Startup
 from sla_planner.simulate.policy import Workers
 from sla_planner.simulate.run import Scenario
-from sla_planner.simulate.score import WARM_UP_S, inside
+from sla_planner.simulate.score import inside, scored
 from sla_planner.store.profile_files import read_profile, sample_profile_dir
 
 Result = Mapping[str, Any]
@@ -169,6 +169,6 @@ def _by_day(task: Task, contest: Contest, entry: Entry) -> list[float]:
     if task.recording.then is None or entry.result is None:
         return []
     arrival_s, kept = contest.scenario.trace.arrival_s, inside(entry.result, contest.plan.sla)
-    scored = arrival_s >= WARM_UP_S
+    judged = scored(contest.scenario)
     second = arrival_s >= task.recording.period_s
-    return [float(kept[scored & ~second].mean()), float(kept[second].mean())]
+    return [float(kept[judged & ~second].mean()), float(kept[second].mean())]

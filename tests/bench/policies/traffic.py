@@ -136,16 +136,14 @@ def recordings(folder: Path) -> list[Recording]:
     return found
 
 
-WEEK, HELD_OUT = (
-    "servegen_rates_week1.csv.gz",
-    (  # recorded rates; column, day, mean requests/s, whose lengths
-        ("m_large", 1, 39.0, "servegen_mlarge_day1"),
-        ("m_large", 4, 80.0, "servegen_mlarge_day1"),
-        ("m_mid", 3, 39.0, "servegen_mlarge_day1"),
-        ("m_mid", 2, 20.0, "servegen_r1_a"),
-        ("m_small", 4, 37.0, "servegen_msmall_day2"),
-        ("m_small", 6, 30.0, "servegen_msmall_day2"),
-    ),
+WEEK = "servegen_rates_week1.csv.gz"  # recorded rates
+HELD_OUT = (  # its column, day, mean requests/s, whose lengths
+    ("m_large", 1, 39.0, "servegen_mlarge_day1"),
+    ("m_large", 4, 80.0, "servegen_mlarge_day1"),
+    ("m_mid", 3, 39.0, "servegen_mlarge_day1"),
+    ("m_mid", 2, 20.0, "servegen_r1_a"),
+    ("m_small", 4, 37.0, "servegen_msmall_day2"),
+    ("m_small", 6, 30.0, "servegen_msmall_day2"),
 )
 
 
